@@ -1,0 +1,203 @@
+"""Read and write weights: safely, atomically, from local paths or hub names, in the layouts that users have."""
+import errno
+import hashlib
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file as save_safetensors
+
+from tools.errors import UserError
+
+log = logging.getLogger(__name__)
+
+HUBS = ("hf://", "modelscope://")
+
+
+def locate(path: str) -> Path:
+    """Local file for a path or a hub name.
+
+    Args:
+        path: a local path, `hf://owner/repo/file` or `modelscope://owner/repo/file`; hub files are cached by the
+            hub's own library and fetched once.
+
+    Raises:
+        UserError: the file is not there and cannot be had; says which file, where it is expected, how to get it.
+    """
+    for hub in HUBS:
+        if path.startswith(hub):
+            return _download(hub, path)
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"weights '{path}' are not there (looked for {file.absolute()}); put the file there, "
+                        "or name a hub file as hf://owner/repo/file or modelscope://owner/repo/file")
+    return file
+
+
+def _download(hub: str, path: str) -> Path:
+    parts = path.removeprefix(hub).split("/", 2)
+    if len(parts) < 3:
+        raise UserError(f"weights '{path}': write {hub}owner/repo/file")
+    repository, name = f"{parts[0]}/{parts[1]}", parts[2]
+    try:
+        if hub == "hf://":
+            from huggingface_hub import hf_hub_download
+            return Path(hf_hub_download(repository, name))
+        from modelscope.hub.file_download import model_file_download
+        return Path(model_file_download(repository, name))
+    except Exception as error:
+        raise UserError(f"weights '{path}' could not be fetched ({type(error).__name__}: "
+                        f"{str(error).splitlines()[0] if str(error) else 'no reason given'}); when offline, get '{name}' "
+                        f"of {repository} elsewhere, put it under models/ and name that path") from error
+
+
+def load_file(path: str) -> dict:
+    """Whatever a weights file holds, without running code from it.
+
+    Raises:
+        UserError: missing, truncated, or a pickle that wants to run code (it is refused and does not run).
+    """
+    file = locate(str(path))
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as opened:
+                return {key: opened.get_tensor(key) for key in opened.keys()}
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise UserError(f"weights '{path}' are damaged or not safetensors ({error}); fetch the file again") from error
+    except (EOFError, RuntimeError, zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"weights '{path}' are damaged or truncated ({str(error).splitlines()[0]}); "
+                        "fetch the file again") from error
+    except Exception as error:  # pickle.UnpicklingError and what broken pickles raise inside torch's reader
+        raise UserError(f"weights '{path}' refused: not a plain tensor file, it asks to run code or is no checkpoint "
+                        f"({str(error).splitlines()[0][:120]})") from error
+
+
+def load_state(path: str) -> dict[str, torch.Tensor]:
+    """State dict of a weights file, unwrapped from `{'state_dict': ..., 'step': ...}` where it is wrapped."""
+    content = load_file(path)
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(f"weights '{path}' hold no state dict (name -> tensor)")
+    return state
+
+
+def strip_prefix(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Entries whose key contains `prefix`, without it; the whole state when none does."""
+    chosen = {key.replace(prefix, "", 1): value for key, value in state.items() if prefix in key}
+    return chosen or state
+
+
+def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], what: str) -> None:
+    """Strict load.
+
+    Args:
+        model: receives the weights; tensors are cast to its types.
+        state: the weights.
+        what: names the file and the component in the message.
+
+    Raises:
+        UserError: names the first missing, unexpected and mis-shaped keys.
+    """
+    own = model.state_dict()
+    problems = describe_mismatch(own, state)
+    if problems:
+        raise UserError(f"{what}: weights of another model or configuration: {problems}")
+    model.load_state_dict(state, strict=True)
+
+
+def describe_mismatch(own: dict, state: dict) -> str:
+    """One clause that counts and names the first missing, unexpected and mis-shaped keys; empty when all fit."""
+    groups = {
+        "missing": [k for k in own if k not in state],
+        "unexpected": [k for k in state if k not in own],
+        "of another shape": [f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in own
+                             if k in state and own[k].shape != state[k].shape],
+    }
+    return "; ".join(f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in groups.items() if keys)
+
+
+def atomic_write(path: Path, write) -> None:
+    """Call `write(temporary_path)` and move the result to `path`, whole or not at all.
+
+    Raises:
+        UserError: no space left on the disk; nothing is left behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if _disk_full(error):
+            raise UserError(f"no space left on the disk while writing '{path}'; free some and run again") from error
+        raise
+
+
+def _disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return True
+    # torch's zip writer reports a failed write without an errno.
+    return isinstance(error, RuntimeError) and "No space left" in str(error)
+
+
+def save_file(content: dict, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write `content` atomically: safetensors by suffix, else a torch file.
+
+    Args:
+        content: name -> tensor for safetensors; anything that a safe load accepts otherwise.
+        metadata: strings stored in a safetensors header.
+    """
+    if Path(path).suffix == ".safetensors":
+        tensors = {key: value.detach().contiguous().cpu() for key, value in content.items()}
+        atomic_write(path, lambda temporary: save_safetensors(tensors, temporary, metadata))
+    else:
+        atomic_write(path, lambda temporary: torch.save(content, temporary))
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write a text file atomically, UTF-8."""
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def step_of(path: str) -> int:
+    """Training step in a file name: the number between the last `_` and the next `.`; 0 when there is none."""
+    tail = Path(path).name.rsplit("_", 1)[-1].split(".", 1)[0]
+    return int(tail) if tail.isdigit() else 0
+
+
+def digest(path: str) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a weights file, for sidecars."""
+    sha = hashlib.sha256()
+    with open(locate(path), "rb") as opened:
+        while block := opened.read(1 << 22):
+            sha.update(block)
+    return sha.hexdigest()[:16]
+
+
+def newest(folder: Path, pattern: str) -> Path | None:
+    """File of `folder` matching `pattern` with the highest step, or None."""
+    files = sorted(Path(folder).glob(pattern), key=lambda f: step_of(f.name))
+    return files[-1] if files else None
+
+
+def remove_old(folder: Path, pattern: str, keep: int) -> None:
+    """Delete all but the `keep` newest files of `folder` matching `pattern`; keep all for 0."""
+    files = sorted(Path(folder).glob(pattern), key=lambda f: step_of(f.name))
+    for file in files[:-keep] if keep else ():
+        file.unlink()
+
+
+def parameter_count(modules: Iterable[torch.nn.Module]) -> int:
+    """Number of parameters in all modules together."""
+    return sum(p.numel() for module in modules for p in module.parameters())
