@@ -1,0 +1,118 @@
+"""Captioned synthetic clips without end, with the ground truth of each."""
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from tools.errors import UserError
+from tools.registry import DATASETS
+from tools.world.draw import render
+from tools.world.scene import Truth, sample_truth, track
+from tools.world.vocabulary import World, caption_of
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_FRAME_STREAM = 1  # the choice of a frame must not move when a clip takes more draws
+
+
+@DATASETS.register()
+class ProceduralVideoDataset(Dataset):
+    """Clips of the small world (`tools/world`).
+
+    An item is a pure function of (seed, index) and of the arguments below: workers, order and epochs change nothing.
+    Every index from 0 on has a clip; `length` is only what samplers take for an epoch. Fresh seeds give fresh clips.
+
+    Args:
+        length: clips per epoch.
+        resolution: [width, height] in pixels, at least 16 each.
+        max_frames: frames of a clip; the motion spans the clip whatever their number.
+        sample_fps: frames per second that the clip stands for.
+        seed: which of the endless series, not negative.
+        shapes, colors, backgrounds, motions: the world's vocabulary; all of it (without 'turning') when omitted.
+        vit_resolution: [width, height] of the picture for CLIP.
+        mean, std: normalisation of the pixels (0..1).
+        vit_mean, vit_std: normalisation of the picture for CLIP.
+        get_first_frame: the reference is the first frame, else the middle one.
+        get_random_frame: the reference is a frame drawn at random (also a function of seed and index).
+
+    Items:
+        video: float32 [F, 3, H, W]; ref_frame: float32 [3, H, W], one of its frames; vit_frame: float32 [3, h, w], the
+        same frame for CLIP; caption; key; fps: int; truth: shape, color, background, motion, and per frame
+        position [F, 2] (x, y), size [F] (circumradius), both in pixels, and angle [F] in radians.
+    """
+
+    def __init__(self, length: int = 100000, resolution: Sequence[int] = (64, 64), max_frames: int = 16,
+                 sample_fps: int = 8, seed: int = 0, shapes: Sequence[str] | None = None,
+                 colors: Sequence[str] | None = None, backgrounds: Sequence[str] | None = None,
+                 motions: Sequence[str] | None = None, vit_resolution: Sequence[int] = (64, 64),
+                 mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5),
+                 vit_mean: Sequence[float] = CLIP_MEAN, vit_std: Sequence[float] = CLIP_STD,
+                 get_first_frame: bool = True, get_random_frame: bool = False):
+        for name, value, least in (("length", length, 1), ("max_frames", max_frames, 1), ("seed", seed, 0),
+                                   ("resolution", min(resolution), 16), ("vit_resolution", min(vit_resolution), 1)):
+            if value < least:
+                raise UserError(f"ProceduralVideoDataset: {name} must be at least {least}, not {value}")
+        words = {"shapes": shapes, "colors": colors, "backgrounds": backgrounds, "motions": motions}
+        self.world = World(**{name: names for name, names in words.items() if names is not None})
+        self.length, self.seed = length, seed
+        self.size, self.frames, self.fps = tuple(resolution), max_frames, sample_fps
+        self.vit_size = tuple(vit_resolution)
+        self.mean, self.std = mean, std
+        self.vit_mean, self.vit_std = vit_mean, vit_std
+        self.get_first_frame, self.get_random_frame = get_first_frame, get_random_frame
+
+    def __len__(self) -> int:
+        return self.length
+
+    def truth(self, index: int) -> Truth:
+        """What clip `index` shows, without drawing it."""
+        return sample_truth(self.seed, index, self.world)
+
+    def __getitem__(self, index: int) -> dict:
+        index = int(index)
+        truth = self.truth(index)
+        frames = render(truth, self.frames, self.size)
+        video = _normalise(frames, self.mean, self.std)
+        reference = self._reference(index)
+        return {
+            "ref_frame": video[reference],
+            "vit_frame": _normalise(_for_clip(frames[reference], self.vit_size)[None], self.vit_mean, self.vit_std)[0],
+            "video": video,
+            "caption": caption_of(truth),
+            "key": f"{self.seed}-{index:08d}",
+            "fps": self.fps,
+            "truth": self._collatable(truth),
+        }
+
+    def _reference(self, index: int) -> int:
+        if self.get_random_frame:
+            return int(np.random.default_rng([self.seed, index, _FRAME_STREAM]).random() * self.frames)
+        return 0 if self.get_first_frame else self.frames // 2
+
+    def _collatable(self, truth: Truth) -> dict:
+        path = track(truth, self.frames, self.size)
+        words = {k: v for k, v in dataclasses.asdict(truth).items() if isinstance(v, str)}
+        return words | {"position": torch.from_numpy(path.centers), "size": torch.from_numpy(path.radii),
+                        "angle": torch.from_numpy(path.angles)}
+
+
+def _normalise(frames: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """uint8 [F, H, W, 3] to float32 [F, 3, H, W]."""
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float().contiguous()
+    mean, std = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std))
+    return pixels.sub_(mean * 255).div_(std * 255)
+
+
+def _for_clip(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The frame's middle, cut to the proportions of `size` = (width, height) and resized; uint8 [H, W, 3] to [h, w, 3]."""
+    height, width = frame.shape[:2]
+    if (width, height) == size:
+        return frame
+    scale = min(width / size[0], height / size[1])
+    cut_w, cut_h = size[0] * scale, size[1] * scale
+    left, top = (width - cut_w) / 2, (height - cut_h) / 2
+    picture = Image.fromarray(frame).resize(size, Image.BILINEAR, box=(left, top, left + cut_w, top + cut_h))
+    return np.asarray(picture).copy()

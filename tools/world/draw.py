@@ -1,0 +1,76 @@
+"""Pixels of a clip: signed distances with an edge one pixel soft, at any resolution."""
+import math
+
+import numpy as np
+
+from tools.world.scene import Truth, track
+from tools.world.vocabulary import BACKGROUNDS, COLORS, SHAPES
+
+BANDS = 8  # stripes over the height: 8 pixels each at 64
+
+
+def render(truth: Truth, frames: int, size: tuple[int, int]) -> np.ndarray:
+    """Draw a clip.
+
+    Args:
+        truth: what to draw.
+        frames: number of frames, at least 1.
+        size: (width, height) in pixels.
+
+    Returns:
+        uint8 [F, H, W, 3], sRGB.
+    """
+    path = track(truth, frames, size)
+    width, height = size
+    video = np.empty((frames, height, width, 3), np.uint8)
+    video[:] = background(truth.background, height)[None, :, None, None]
+    # Only a box around the object is computed: the same number of pixels for all frames, at each frame's own corner.
+    side = min(math.ceil(2 * path.radii.max()) + 3, width, height)
+    corners = np.floor(path.centers - side / 2).astype(int).clip(0, [width - side, height - side])
+    grid = np.arange(side, dtype=np.float32) + 0.5
+    x = grid[None, None, :] + (corners[:, 0] - path.centers[:, 0]).astype(np.float32)[:, None, None]
+    y = grid[None, :, None] + (corners[:, 1] - path.centers[:, 1]).astype(np.float32)[:, None, None]
+    distance = signed_distance(truth.shape, x, y, path.radii[:, None, None], path.angles[:, None, None])
+    cover = np.clip(0.5 - distance, 0, 1)[..., None]
+    color = np.array(COLORS[truth.color], np.float32)
+    for frame, alpha, (left, top) in zip(video, cover, corners):
+        box = frame[top:top + side, left:left + side]
+        box[:] = box + alpha * (color - box) + 0.5
+    return video
+
+
+def background(name: str, height: int) -> np.ndarray:
+    """Grey level of every row, uint8 [H]; bands meet in a ramp one pixel wide."""
+    levels = BACKGROUNDS[name]
+    if len(levels) == 1:
+        return np.full(height, levels[0], np.uint8)
+    band = height / BANDS
+    rows = np.arange(height) + 0.5
+    to_edge = (rows + band / 2) % band - band / 2  # signed distance to the nearest edge between bands
+    first = (np.round(rows / band).astype(int) - 1) % 2  # the band above that edge is of level 0 or 1
+    level = np.array(levels, float)
+    above, below = level[first], level[1 - first]
+    return np.round(above + (below - above) * np.clip(to_edge + 0.5, 0, 1)).astype(np.uint8)
+
+
+def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Distance to the outline, negative inside; exact but beyond the corners, where the edges' lines go on.
+
+    Args:
+        shape: one of `SHAPES`.
+        x, y: position relative to the object's centre (y down), broadcast against the rest.
+        radius: circumradius in the unit of x and y.
+        angle: radians, clockwise.
+    """
+    if SHAPES[shape] is None:
+        return np.hypot(x, y) - radius
+    tips, notch = SHAPES[shape]
+    # Fold the plane into half a sector, 0 (a tip) to pi / tips (the notch beside it): one edge is all that is left.
+    sector = 2 * math.pi / tips
+    upright = -math.pi / 4 if shape == "square" else 0.0
+    theta = np.arctan2(x, -y) - angle - np.float32(upright)
+    theta = np.abs(theta - sector * np.round(theta / sector))
+    # The edge runs from (1, 0) to notch * (cos, sin)(pi / tips); (nx, ny) is its outward normal.
+    dx, dy = notch * math.cos(sector / 2) - 1, notch * math.sin(sector / 2)
+    nx, ny = dy / math.hypot(dx, dy), -dx / math.hypot(dx, dy)
+    return np.hypot(x, y) * (nx * np.cos(theta) + ny * np.sin(theta)) - nx * radius
