@@ -1,0 +1,269 @@
+"""Read and write images and videos.
+
+Frames are uint8 RGB arrays [F, H, W, 3]; a frame's number counts from 0 on the grid of the stream's average rate.
+"""
+import contextlib
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from tools.errors import UserError
+from tools.files import replacing
+
+log = logging.getLogger(__name__)
+
+SEEK_GAP = 64  # frames: decoding on is cheaper than seeking up to about a group of pictures
+END_SLACK = 8  # frames that a container may promise beyond its last one
+CRF = 10  # x264 quality of the original's writer (imageio's quality 8)
+
+
+class VideoInfo(NamedTuple):
+    """What a container says about its first video stream (size as coded, before any rotation flag)."""
+
+    fps: float
+    frames: int
+    width: int
+    height: int
+
+
+def read_image(path) -> Image.Image:
+    """RGB image, upright according to its EXIF orientation.
+
+    Raises:
+        UserError: the file is missing or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError as error:
+        raise UserError(f"no image file '{path}'") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"not an image: '{path}' ({_reason(error)})") from error
+
+
+def probe_video(path) -> VideoInfo:
+    """Rate, number of frames and size of a video, without decoding.
+
+    Containers that do not state their number of frames (Matroska, WebM) have their packets counted.
+
+    Raises:
+        UserError: the file is missing or holds no video.
+    """
+    with _open(path) as (container, stream):
+        frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+        return VideoInfo(float(_rate(stream)), frames, stream.width, stream.height)
+
+
+def read_frames(path, indices: Sequence[int]) -> np.ndarray:
+    """Frames of a video by number; decodes only from the key frame before each run of them.
+
+    Args:
+        indices: numbers from 0, in any order, repeats allowed. In a video of variable rate, number i is what is on
+            display at time i / average rate.
+
+    Returns:
+        uint8 [len(indices), H, W, 3].
+
+    Raises:
+        UserError: the file is missing, not a video, damaged, or ends before a frame asked for.
+    """
+    if not len(indices) or min(indices) < 0:
+        raise ValueError(f"frame numbers must be 0 or more and at least one, not {list(indices)}")
+    found: dict[int, np.ndarray] = {}
+    for run in _runs(sorted(set(indices))):
+        for lead in (0.0, 2.0, None):
+            frames = _read_run(path, run, lead)
+            if frames is not None:
+                found |= frames
+                break
+    return np.stack([found[i] for i in indices])
+
+
+def _runs(numbers: list[int]) -> list[list[int]]:
+    """Split ascending numbers where the gap is worth a seek."""
+    runs = [[numbers[0]]]
+    for last, number in itertools.pairwise(numbers):
+        if number - last > SEEK_GAP:
+            runs.append([])
+        runs[-1].append(number)
+    return runs
+
+
+def _read_run(path, run: list[int], lead: float | None) -> dict[int, np.ndarray] | None:
+    """Decode ascending numbers from the key frame `lead` seconds before the first, or from the start (None).
+
+    Returns None where the seek landed behind the first number, or the container cannot seek.
+    """
+    with _open(path) as (container, stream):
+        rate = _rate(stream)
+        if lead is not None:
+            seconds = run[0] / rate - Fraction(lead)
+            if seconds <= 0:
+                lead = None
+            elif not _seek(container, stream, seconds):
+                return None
+        numbered = _numbered(container, stream, rate, whole=lead is None)
+        first = next(numbered, None)
+        if lead is not None and (first is None or first[0] > run[0]):
+            return None
+        if first is None:
+            raise UserError(f"video '{path}' has no frame that can be decoded")
+        return _pick(itertools.chain([first], numbered), run, path)
+
+
+def _pick(numbered: Iterable[tuple[int, av.VideoFrame]], run: list[int], path) -> dict[int, np.ndarray]:
+    """For each number of the ascending `run`, the frame on display: the last one numbered at most so."""
+    found, wanted, shown, number = {}, iter(run), None, -1
+    want = next(wanted)
+    for number, frame in numbered:
+        while want is not None and (number >= want):
+            found[want] = _array(frame if number == want or shown is None else shown)
+            want = next(wanted, None)
+        if want is None:
+            return found
+        shown = frame
+    for want in (want, *wanted):
+        if want - number > END_SLACK:
+            raise UserError(f"video '{path}' ends at frame {number}, frame {want} cannot be read")
+        found[want] = _array(shown)
+    return found
+
+
+def _numbered(container, stream, rate: Fraction, whole: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) in display order, from the first key frame on.
+
+    Frames ahead of it refer to pictures that were skipped by the seek. Frames without a time stamp are counted,
+    which is right only when the `whole` stream is read.
+    """
+    start = stream.start_time or 0
+    begun = whole
+    count = 0
+    for frame in container.decode(stream):
+        begun = begun or frame.key_frame
+        if not begun:
+            continue
+        if frame.pts is not None and stream.time_base:
+            count = max(round((frame.pts - start) * stream.time_base * rate), 0)
+        elif not whole:
+            return
+        yield count, frame
+        count += 1
+
+
+def _seek(container, stream, seconds: Fraction) -> bool:
+    try:
+        container.seek((stream.start_time or 0) + int(seconds / stream.time_base), stream=stream)
+    except av.FFmpegError as error:
+        log.debug("cannot seek in '%s' (%s); reading from the start", container.name, error)
+        return False
+    return True
+
+
+def _array(frame: av.VideoFrame) -> np.ndarray:
+    array = frame.to_ndarray(format="rgb24")
+    return np.rot90(array, k=round(frame.rotation / 90))
+
+
+def _rate(stream) -> Fraction:
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    return Fraction(rate) if rate else Fraction(25)
+
+
+@contextlib.contextmanager
+def _open(path):
+    """(container, first video stream); everything that FFmpeg reports inside becomes a UserError."""
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            if not container.streams.video:
+                raise UserError(f"not a video: '{path}' (no video stream)")
+            yield container, container.streams.video[0]
+    except FileNotFoundError as error:
+        raise UserError(f"no video file '{path}'") from error
+    except av.FFmpegError as error:
+        raise UserError(f"not a video, or a damaged one: '{path}' ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
+def write_video(path, frames: Iterable[np.ndarray], fps: float) -> Path:
+    """Write an H.264 MP4 (yuv420p, for every player) and return its path; a single frame becomes `{path}.png`.
+
+    Args:
+        frames: uint8 [H, W, 3] each, of one size; an array [F, H, W, 3] or any iterable, consumed as it is written.
+            Odd sizes, which yuv420p cannot hold, are extended by repeating the last row or column.
+        fps: frames per second, above 0.
+
+    Raises:
+        UserError: no space left; nothing remains of the file then.
+    """
+    path = Path(path)
+    frames = iter(frames)
+    opening = list(itertools.islice(frames, 2))
+    if not opening:
+        raise ValueError(f"no frame to write to '{path}'")
+    if len(opening) == 1:
+        return write_png(path.with_name(path.name + ".png"), opening[0])
+    height, width = opening[0].shape[:2]
+    if height % 2 or width % 2:
+        log.info("'%s': %dx%d is odd, extended by one pixel for yuv420p", path, width, height)
+    with replacing(path) as temporary:
+        _encode(temporary, itertools.chain(opening, frames), fps, width + width % 2, height + height % 2)
+    return path
+
+
+def _encode(path: Path, frames: Iterable[np.ndarray], fps: float, width: int, height: int) -> None:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(CRF)})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            rows, columns = height - frame.shape[0], width - frame.shape[1]
+            if rows or columns:
+                frame = np.pad(frame, ((0, rows), (0, columns), (0, 0)), mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def write_png(path, image) -> Path:
+    """Write an image (PIL, or uint8 [H, W, 3]) as PNG and return its path; UserError when there is no space."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+    return Path(path)
+
+
+def to_uint8(video: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Pixels of a normalised tensor: x * std + mean, clamped to [0, 1], times 255, truncated (as the original does).
+
+    Args:
+        video: [3, H, W], [F, 3, H, W] (dataset order) or [B, 3, F, H, W] (network order); left as it is.
+        mean: per channel.
+        std: per channel.
+
+    Returns:
+        uint8 [H, W, 3], [F, H, W, 3] or [B, F, H, W, 3].
+    """
+    video = video.detach().float().cpu()
+    video = video.permute(0, 2, 3, 4, 1) if video.ndim == 5 else video.movedim(-3, -1)
+    pixels = video * torch.tensor(std) + torch.tensor(mean)
+    return (pixels.clamp(0, 1) * 255).to(torch.uint8).numpy()
+
+
+def drop_grey_tail(frames: np.ndarray) -> np.ndarray:
+    """The original writers' repair: drop a last frame of which more than 40 % of the values lie in 117..137.
+
+    Published weights were trained on clips with grey tails (frames that the original's sampler never filled) and may
+    end in one. Our datasets fill every frame, so nothing here calls this unless asked to.
+    """
+    last = frames[-1]
+    grey = np.mean((last >= 117) & (last <= 137))
+    return frames[:-1] if grey > 0.4 and len(frames) > 1 else frames
