@@ -28,13 +28,19 @@ def replacing(path) -> Iterator[Path]:
         yield temporary
         _settle(temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, RuntimeError) as error:
+        if not _disk_full(error):
             raise
-        raise UserError(f"no space left to write '{path}'; free some or choose another log_dir") from error
+        raise UserError(f"no space left on the disk while writing '{path}'; free some and run again") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _disk_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "No space left" in str(error)  # torch's zip writer reports a failed write without an errno
 
 
 def _settle(path: Path) -> None:

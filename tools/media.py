@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from tools.errors import UserError
 from tools.files import replacing
+from tools.grids import contact_sheet, video_grid  # noqa: F401 - the one door to pictures and videos
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,105 @@
+"""List files: UTF-8, one item per line; lines that start with '#' and blank lines hold none.
+
+Training and image-to-video lists have `path|||caption`, text-to-video lists `caption` or `caption|seed`.
+"""
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.errors import UserError
+
+SEPARATOR = "|||"
+NAME_BYTES = 150  # of a caption in a file name; file systems allow 255 bytes for the whole name
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of a list.
+
+    Attributes:
+        line: its number in the file, from 1 (comments and blank lines count too).
+        caption: without surrounding blanks; may be empty.
+        path: as written in the list, or None in a list of captions.
+        seed: of this line alone, or None.
+    """
+
+    line: int
+    caption: str
+    path: str | None = None
+    seed: int | None = None
+
+
+def read_pairs(file) -> list[Item]:
+    """Items of a `path|||caption` list; a caption that ends in `|` and digits gives its line that seed.
+
+    Raises:
+        UserError: the file is missing, not UTF-8 or has no item; a line has not exactly one separator or no path.
+    """
+    return [_pair(file, line, text) for line, text in _lines(file, "path|||caption")]
+
+
+def read_prompts(file) -> list[Item]:
+    """Items of a list of `caption` or `caption|seed` lines.
+
+    Raises:
+        UserError: the file is missing, not UTF-8 or has no item; a line holds `|||`, or anything but a whole number
+            after its last `|`.
+    """
+    return [_prompt(file, line, text) for line, text in _lines(file, "caption")]
+
+
+def clean_name(caption: str, keep: str = "") -> str:
+    """Caption as part of a file name: only word characters, blanks turned into `_`; long ones end in a hash.
+
+    Args:
+        caption: any text.
+        keep: further characters to leave in (`*` for subject placeholders).
+    """
+    name = re.sub(r"\s", "_", re.sub(rf"[^\w\s{re.escape(keep)}]", "", caption))
+    if len(name.encode()) <= NAME_BYTES:
+        return name
+    suffix = "_" + hashlib.sha256(caption.encode()).hexdigest()[:8]
+    return name.encode()[:NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
+
+
+def _lines(file, form: str) -> list[tuple[int, str]]:
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise UserError(f"no list file '{file}'; give a text file with one {form} per line") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"list file '{file}' is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    numbered = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
+    items = [(number, line) for number, line in numbered if line and not line.startswith("#")]
+    if not items:
+        raise UserError(f"list file '{file}' is empty (comments aside); give one {form} per line")
+    return items
+
+
+def _pair(file, line: int, text: str) -> Item:
+    fields = text.split(SEPARATOR)
+    if len(fields) != 2 or not fields[0].strip():
+        raise UserError(f"list file '{file}', line {line}: expected path|||caption, found '{_short(text)}'")
+    caption, seed = _split_seed(fields[1])
+    return Item(line, caption, path=fields[0].strip(), seed=seed)
+
+
+def _prompt(file, line: int, text: str) -> Item:
+    if SEPARATOR in text:
+        raise UserError(f"list file '{file}', line {line}: expected a caption alone (with |seed if you like), found "
+                        f"'{_short(text)}'; lists with {SEPARATOR} are for tasks that start from a file")
+    caption, seed = _split_seed(text)
+    if seed is None and "|" in text:
+        raise UserError(f"list file '{file}', line {line}: expected a whole number as seed after '|', found "
+                        f"'{_short(text)}'")
+    return Item(line, caption, seed=seed)
+
+
+def _split_seed(text: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"(.*)\|\s*(\d+)\s*", text)
+    return (match[1].strip(), int(match[2])) if match else (text.strip(), None)
+
+
+def _short(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else text[:length] + "..."
