@@ -3,7 +3,9 @@
 Images are [N, C, H, W] throughout. Parameter names are those of the published checkpoints, where the levels of the
 decoder are numbered like the encoder's: `up.<last>` runs first.
 """
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -167,20 +169,17 @@ class Level(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, blocks: int, attention: bool, dropout: float):
         super().__init__()
         widths = [in_channels] + [out_channels] * blocks
-        self.block = nn.ModuleList(ResnetBlock(a, b, dropout) for a, b in zip(widths, widths[1:]))
+        self.block = nn.ModuleList(ResnetBlock(a, b, dropout) for a, b in pairwise(widths))
         self.attn = nn.ModuleList(AttnBlock(out_channels) for _ in range(blocks if attention else 0))
 
-    def stages(self, x: Tensor):
-        """Yield the output of each block in turn."""
-        for j, block in enumerate(self.block):
-            x = block(x)
-            if self.attn:
-                x = self.attn[j](x)
-            yield x
+    def step(self, j: int, x: Tensor) -> Tensor:
+        """Block j and its attention."""
+        x = self.block[j](x)
+        return self.attn[j](x) if self.attn else x
 
     def forward(self, x: Tensor) -> Tensor:
-        for x in self.stages(x):
-            pass
+        for j in range(len(self.block)):
+            x = self.step(j, x)
         return x
 
 
@@ -214,25 +213,26 @@ class Encoder(nn.Module):
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * o.z_channels, 3, padding=1)
 
-    def features(self, x: Tensor):
+    def features(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the input convolution, then every block and every downsampling, from fine to coarse."""
-        x = self.conv_in(x)
-        yield x
+        h = self.conv_in(x)
+        yield h
         for level in self.down:
-            for x in level.stages(x):
-                yield x
+            for j in range(len(level.block)):
+                h = level.step(j, h)
+                yield h
             if level.downsample is not None:
-                x = level.downsample(x)
-                yield x
+                h = level.downsample(h)
+                yield h
 
     def head(self, x: Tensor) -> Tensor:
         """Coarsest features -> moments [N, 2 z_channels, h, w]."""
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
     def forward(self, x: Tensor) -> Tensor:
-        for x in self.features(x):
+        for coarsest in self.features(x):  # one by one: keeping them all would cost the memory of training
             pass
-        return self.head(x)
+        return self.head(coarsest)
 
 
 class Decoder(nn.Module):
