@@ -60,17 +60,22 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray
         shape: one of `SHAPES`.
         x, y: position relative to the object's centre (y down), broadcast against the rest.
         radius: circumradius in the unit of x and y.
-        angle: radians, clockwise.
+        angle: radians clockwise from upright.
     """
     if SHAPES[shape] is None:
         return np.hypot(x, y) - radius
-    tips, notch = SHAPES[shape]
-    # Fold the plane into half a sector, 0 (a tip) to pi / tips (the notch beside it): one edge is all that is left.
-    sector = 2 * math.pi / tips
-    upright = -math.pi / 4 if shape == "square" else 0.0
-    theta = np.arctan2(x, -y) - angle - np.float32(upright)
+    tips = SHAPES[shape]
+    # Fold the plane into half a sector, 0 (a tip) to pi / count (the notch beside it): one edge is all that is left.
+    sector = 2 * math.pi / tips.count
+    theta = np.arctan2(x, -y) - angle - np.float32(tips.upright)
     theta = np.abs(theta - sector * np.round(theta / sector))
-    # The edge runs from (1, 0) to notch * (cos, sin)(pi / tips); (nx, ny) is its outward normal.
-    dx, dy = notch * math.cos(sector / 2) - 1, notch * math.sin(sector / 2)
+    # The edge runs from (1, 0) to notch * (cos, sin)(sector / 2); (nx, ny) is its outward normal.
+    dx, dy = tips.notch * math.cos(sector / 2) - 1, tips.notch * math.sin(sector / 2)
     nx, ny = dy / math.hypot(dx, dy), -dx / math.hypot(dx, dy)
     return np.hypot(x, y) * (nx * np.cos(theta) + ny * np.sin(theta)) - nx * radius
+
+
+def unit_area(shape: str) -> float:
+    """Area of a shape of circumradius 1."""
+    tips = SHAPES[shape]
+    return math.pi if tips is None else tips.count * tips.notch * math.sin(math.pi / tips.count)

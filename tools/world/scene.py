@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tools.world.vocabulary import MOTIONS, World
+from tools.world.vocabulary import EVERYTHING, MOTIONS, World
 
 MARGIN = 0.02  # least gap between object and frame, in units of the shorter side: a good pixel at 64
 
@@ -35,7 +35,7 @@ class Track:
     Attributes:
         centers: float32 [F, 2], (x, y) in pixels; pixel (row i, column j) covers j..j+1 by i..i+1.
         radii: float32 [F], circumradius in pixels.
-        angles: float32 [F], radians, clockwise; 0 has a tip pointing up (a square: an edge on top).
+        angles: float32 [F], radians clockwise; 0 is upright (a tip on top; a square: an edge).
     """
 
     centers: np.ndarray
@@ -43,7 +43,7 @@ class Track:
     angles: np.ndarray
 
 
-def sample_truth(seed: int, index: int, world: World = World()) -> Truth:
+def sample_truth(seed: int, index: int, world: World = EVERYTHING) -> Truth:
     """Clip number `index` of the endless series `seed`; a pure function of its arguments.
 
     Args:

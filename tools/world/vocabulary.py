@@ -1,6 +1,8 @@
 """What the small world holds, and the one grammar of its captions."""
 import dataclasses
+import math
 import re
+from typing import NamedTuple
 
 from tools.errors import UserError, nearest
 
@@ -14,13 +16,22 @@ COLORS = {
     "purple": (170, 40, 215),
 }
 
-# name -> (number of tips, radius of the notches between them over the radius of the tips); None: round.
-# For a convex polygon of n corners the "notch" is the middle of an edge, cos(pi / n).
+
+class Tips(NamedTuple):
+    """A regular shape: `count` tips, between them notches at `notch` times the radius of the tips (for a convex
+    polygon the middle of an edge, cos(pi / count)); one tip points `upright` radians clockwise from the top."""
+
+    count: int
+    notch: float
+    upright: float = 0.0
+
+
+# name -> outline; None: round.
 SHAPES = {
     "circle": None,
-    "square": (4, 0.5 ** 0.5),
-    "triangle": (3, 0.5),
-    "star": (5, 0.42),
+    "square": Tips(4, math.cos(math.pi / 4), upright=math.pi / 4),
+    "triangle": Tips(3, math.cos(math.pi / 3)),
+    "star": Tips(5, 0.42),
 }
 
 # name -> grey levels from top to bottom, repeated in equal bands (8 bands over the height); one level: flat.
@@ -85,6 +96,9 @@ class World:
             object.__setattr__(self, field, tuple(names))
         if "turning" in self.motions and set(self.shapes) == {"circle"}:
             raise UserError("world: nobody sees a circle turn; add a shape with corners or leave 'turning' out of motions")
+
+
+EVERYTHING = World()
 
 
 def caption_of(truth) -> str:
