@@ -1,0 +1,63 @@
+"""Training of the image autoencoder on frames."""
+import torch
+
+from tools import noise
+from tools.engines.engine import Engine, tasks
+from tools.media import to_uint8, write_png
+from tools.registry import AUTO_ENCODER
+
+
+@tasks(train=("train_autoencoder_entrance",))
+class Autoencoder(Engine):
+    """Reconstruction plus a small KL term (Rombach et al., arXiv 2112.10752, without the adversarial part).
+
+    loss = mean |x - x'| + mse_weight mean (x - x')^2 + kl_weight mean KL(q(z|x) || N(0, 1)) per element of z.
+
+    Training on random crops (`crop` pixels, 0 for whole frames) costs less and puts more edges into a batch; the
+    network is convolutional. Finish on whole frames (a second run with crop 0), whose group norms have other statistics.
+    """
+
+    def build(self) -> None:
+        self.model = AUTO_ENCODER.build(self.cfg.auto_encoder).to(self.runtime.device)
+        self.model.to(memory_format=torch.channels_last)
+
+    def trainable(self) -> torch.nn.Module:
+        return self.model
+
+    def batch_loss(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        frames = batch["video"].flatten(0, 1)
+        if self.cfg.crop:
+            frames = random_crops(frames, self.cfg.crop)
+        frames = frames.to(memory_format=torch.channels_last)
+        reconstruction, posterior = self.network(frames)
+        error = reconstruction - frames
+        absolute, square = error.abs().mean(), error.square().mean()
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        loss = absolute + self.cfg.mse_weight * square + self.cfg.kl_weight * kl
+        # The signal spans [-1, 1]: a peak of 2.
+        psnr = 10 * torch.log10(4 / square.detach())
+        return loss, {"l1": absolute, "kl": kl, "psnr": psnr, "latent_std": posterior.mean.std()}
+
+    def preview(self, step: int, batch: dict) -> None:
+        if not self.runtime.is_main:
+            return
+        frames = batch["video"].flatten(0, 1)[:8]
+        reconstruction, _ = self.model(frames, sample_posterior=False)
+        rows = torch.cat([torch.cat(list(frames), dim=-1), torch.cat(list(reconstruction), dim=-1)], dim=-2)
+        write_png(self.folder / f"sample_{step:06d}.png", to_uint8(rows[None], self.cfg.mean, self.cfg.std)[0])
+
+
+def random_crops(frames: torch.Tensor, size: int) -> torch.Tensor:
+    """One random square crop per frame.
+
+    Args:
+        frames: [N, C, H, W], H and W at least `size`.
+        size: side of the crop in pixels.
+
+    Returns:
+        [N, C, size, size].
+    """
+    n, _, height, width = frames.shape
+    top = noise.device_randint(0, height - size + 1, (n,), device="cpu").tolist()
+    left = noise.device_randint(0, width - size + 1, (n,), device="cpu").tolist()
+    return torch.stack([f[:, y:y + size, x:x + size] for f, y, x in zip(frames, top, left, strict=True)])

@@ -1,0 +1,40 @@
+"""Exponential moving average of a model's weights."""
+import torch
+
+
+class EMA:
+    """Moving average of every entry of a state dict, buffers included.
+
+    Args:
+        model: whose weights are averaged; the average starts at them.
+        decay: weight of the past, `average <- decay * average + (1 - decay) * weights`.
+        warmup: let the decay grow as (1 + n) / (10 + n) up to `decay`, for runs shorter than 1 / (1 - decay) updates.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float, warmup: bool = False):
+        self.decay = decay
+        self.warmup = warmup
+        self.updates = 0
+        self._live = list(model.state_dict().items())
+        self.average = {key: value.detach().clone() for key, value in self._live}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the model's present weights; integer entries are copied."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
+        floats = [(self.average[key], value) for key, value in self._live if value.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floats], [v for _, v in floats], 1 - decay)
+        for key, value in self._live:
+            if not value.is_floating_point():
+                self.average[key].copy_(value)
+
+    def state_dict(self) -> dict:
+        """Average and number of updates."""
+        return {"average": self.average, "updates": self.updates}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from what `state_dict` returned."""
+        self.updates = state["updates"]
+        for key, value in state["average"].items():
+            self.average[key].copy_(value)

@@ -1,0 +1,110 @@
+"""The life cycle of a run: device and ranks, components, then one of the two loops."""
+import functools
+import logging
+from pathlib import Path
+
+import torch
+
+from tools import runtime
+from tools.engines.sample import Sampling
+from tools.engines.train import Trainer
+from tools.registry import DATASETS, ENGINE
+
+log = logging.getLogger(__name__)
+
+
+def tasks(*, train: tuple[str, ...] = (), sample: tuple[str, ...] = ()):
+    """Class decorator: registers an engine under the TASK_TYPE names that train it and that sample it."""
+
+    def add(cls):
+        for mode, names in (("train", train), ("sample", sample)):
+            for name in names:
+                ENGINE.register(name)(functools.partial(cls, mode=mode))
+        return cls
+
+    return add
+
+
+class Engine:
+    """One run of one method.
+
+    A method fills in what differs: `build` makes its components, `trainable` and `batch_loss` say what an update does,
+    `prepare` and `generate` what sampling does. The loops are in `train.py` and `sample.py` and are nobody's to copy.
+
+    Args:
+        cfg: resolved configuration.
+        mode: `train` or `sample`.
+    """
+
+    def __init__(self, cfg, mode: str):
+        self.cfg, self.mode = cfg, mode
+        self.runtime = runtime.start(cfg.device, cfg.precision, cfg.use_fp16, cfg.debug)
+        self.first_step = 0
+        self.network = None
+
+    @property
+    def folder(self) -> Path:
+        """Where a training run writes: `{log_dir}/{config name}`."""
+        return Path(self.cfg.log_dir) / Path(self.cfg.cfg_file).name.split(".")[0]
+
+    def run(self) -> None:
+        """Build everything and train or sample."""
+        runtime.seed_everything(self.cfg.seed + self.runtime.rank)
+        if self.mode == "train":
+            name = "log.txt" if self.runtime.is_main else f"log_{self.runtime.rank:02d}.txt"
+            runtime.start_logging(self.runtime, self.folder / name)
+            self.build()
+            Trainer(self).run()
+        else:
+            Sampling(self).run()
+
+    def build(self) -> None:
+        """Make the components on their device."""
+        raise NotImplementedError
+
+    def trainable(self) -> torch.nn.Module:
+        """The module whose parameters are trained and saved."""
+        raise NotImplementedError
+
+    def weights(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """State dict of the plain weights file, in the layout that users of this model have."""
+        return model.state_dict()
+
+    def batch_loss(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Scalar loss of one batch, through `self.network`, and further scalars to log."""
+        raise NotImplementedError
+
+    def preview(self, step: int, batch: dict) -> None:
+        """Draw what the model does now; nothing by default."""
+
+    def to_device(self, batch: dict) -> dict:
+        """Batch with its tensors on the run's device."""
+        device = self.runtime.device
+        return {key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+                for key, value in batch.items()}
+
+    def rank_plan(self) -> tuple[int, int, int]:
+        """Frames, batch size and frame rate of this rank (joint image and video training gives ranks different ones)."""
+        cfg, rank = self.cfg, self.runtime.rank
+        frames = cfg.frame_lens[rank % len(cfg.frame_lens)]
+        fps = 1 if frames == 1 else cfg.sample_fps[rank % len(cfg.sample_fps)]
+        return frames, cfg.batch_sizes[str(frames)], fps
+
+    def dataset(self):
+        """Dataset of this rank and its batch size."""
+        frames, batch_size, fps = self.rank_plan()
+        section = self.cfg.img_dataset if frames == 1 else self.cfg.vid_dataset
+        known = DATASETS.parameters(section["type"])
+        given = {"sample_fps": fps, "max_frames": frames}
+        if "transforms" in known:
+            given |= self.transforms()
+        return DATASETS.build(section, **{k: v for k, v in given.items() if k in known}), batch_size
+
+    def transforms(self) -> dict:
+        """Picture transforms that the datasets take from the run's settings."""
+        from tools.datasets.transforms import train_transforms, vit_transforms
+        cfg = self.cfg
+        return {
+            "transforms": train_transforms(cfg.resolution, cfg.mean, cfg.std),
+            "vit_transforms": vit_transforms(cfg.resolution, cfg.vit_resolution, cfg.vit_mean, cfg.vit_std),
+        }
