@@ -1,5 +1,7 @@
 """Networks and their functions: topic vgen-unets-core, kinds `module` and `function`."""
+import inspect
 from collections.abc import Iterator
+from fnmatch import fnmatch
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from tests.goldens.reader import fill_module, probe, tensor
 from tests.replays import LeftOut, not_built
 from tests.replays.blocks import BLOCKS, FUNCTIONS
 from tests.replays.stages import as_layout, first_tensor, record_inputs, record_stages
+from tools.models.blocks import SpatialTransformer
 from tools.registry import REGISTRIES, load_components
 
 CONTEXT_STRIDE = 16
@@ -18,14 +21,17 @@ def replay_module(case: dict, expected: dict, path) -> Iterator[tuple]:
     module = build(case)
     keys = case.get("state_dict")
     if keys is not None:
-        yield "state_dict", {key: list(value.shape) for key, value in module.state_dict().items()}, keys
+        yield "state_dict", [[key, list(value.shape)] for key, value in module.state_dict().items()], \
+            [[key, shape] for key, shape in keys.items()]
     fill_module(module, case.get("filled_buffers", ()))
     module.train(case.get("mode") == "train").to(getattr(torch, case.get("dtype", "float32")))
     inputs = {name: tensor(spec) for name, spec in case["inputs"].items()}
     for name, call in case["calls"].items():
         outputs = run_call(module, call, inputs, wanted_stages(case, expected, name), keys)
-        yield from ((key, out, expected.get(key)) for key, out in
-                    ((f"{name}/{part}", out) for part, out in outputs.items()))
+        outputs |= {part: LeftOut("the residual is added outside of this module here")
+                    for part in outputs if part.startswith("stage/") and cut_differently(case, part[6:])}
+        for part, out in outputs.items():
+            yield f"{name}/{part}", out, expected.get(f"{name}/{part}")
 
 
 def build(case: dict) -> nn.Module:
@@ -45,6 +51,12 @@ def build(case: dict) -> nn.Module:
     if component not in registry.names():
         raise not_built(component)
     return registry.build({"type": component, **config})
+
+
+def cut_differently(case: dict, stage: str) -> bool:
+    """Whether a stage of a single block was recorded with its residual, which stands elsewhere here."""
+    block = None if "registry" in case else BLOCKS[case["component"]]
+    return block is not None and fnmatch(stage, block.residual_outside)
 
 
 def wanted_stages(case: dict, expected: dict, call: str) -> dict[str, list[int]]:
@@ -71,6 +83,8 @@ def run_call(module: nn.Module, call: dict, inputs: dict, stages: dict, keys=Non
     target = getattr(module, call["method"]) if "method" in call else module
     if "seed" in call:
         torch.manual_seed(call["seed"])
+    if unknown := sorted(set(values) - known_arguments(target)):
+        return {"out": LeftOut(f"{type(module).__name__} takes no {unknown[0]} here")}
     with torch.set_grad_enabled("grad" in call), record_stages(module, stages) as seen:
         if call.get("capture_context"):
             outputs, result = captured_context(module, lambda: target(*positional, **values))
@@ -81,6 +95,11 @@ def run_call(module: nn.Module, call: dict, inputs: dict, stages: dict, keys=Non
     if "grad" in call:
         return outputs | gradient(module, result, inputs[call["grad"]], keys)
     return outputs | named_results(result, call)
+
+
+def known_arguments(target) -> set[str]:
+    """Argument names of a module's forward or of a method."""
+    return set(inspect.signature(target.forward if isinstance(target, nn.Module) else target).parameters)
 
 
 def named_results(result, call: dict) -> dict:
@@ -119,10 +138,9 @@ def gradient(module: nn.Module, out: Tensor, weight: Tensor, keys=None) -> dict:
 
 def captured_context(unet: nn.Module, call) -> tuple[dict, Tensor]:
     """Run `call` and catch what the first convolution and the first cross-attention of `unet` are given."""
-    first_block = unet.input_blocks[0][0]
-    cross_attention = next(module for name, module in unet.named_modules()
-                           if name.endswith(".1.transformer_blocks.0.attn2"))
-    with record_inputs(first_block) as latents, record_inputs(cross_attention) as contexts:
+    text_layer = next(module for module in unet.modules() if isinstance(module, SpatialTransformer))
+    with record_inputs(unet.input_blocks[0][0]) as latents, \
+            record_inputs(text_layer.transformer_blocks[0].attn2) as contexts:
         result = call()
     args, kwargs = contexts[0]
     context = kwargs["context"] if "context" in kwargs else args[1]

@@ -13,8 +13,10 @@ def record_stages(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str
     seen: dict[str, Tensor] = {}
 
     def keep(path):
-        def hook(_module, _inputs, output):
-            seen.setdefault(path, first_tensor(output).detach())
+        def hook(module, _inputs, output):
+            output = first_tensor(output).detach()
+            # A Conv1d over tokens is recorded channels first; here it is a matrix product on [n, tokens, channels].
+            seen.setdefault(path, output.transpose(1, 2) if isinstance(module, nn.Conv1d) else output)
         return hook
 
     handles = [modules[path].register_forward_hook(keep(path)) for path in paths if path in modules]
