@@ -40,17 +40,25 @@ def build(case: dict) -> nn.Module:
     Raises:
         LeftOut: nothing here bears that name.
     """
-    component, config = case["component"], dict(case["config"])
+    config = dict(case["config"])
     config |= {key: tensor(spec) for key, spec in case.get("constructor_tensors", {}).items()}
-    if "registry" not in case:
-        if component not in BLOCKS:
-            raise not_built(component)
-        return BLOCKS[component](config)
+    if "registry" in case:
+        return component(case["registry"], case["component"], config)
+    if case["component"] not in BLOCKS:
+        raise not_built(case["component"])
+    return BLOCKS[case["component"]](config)
+
+
+def component(registry: str, name: str, config: dict) -> nn.Module:
+    """A registered component.
+
+    Raises:
+        LeftOut: it is not registered.
+    """
     load_components()
-    registry = REGISTRIES[case["registry"]]
-    if component not in registry.names():
-        raise not_built(component)
-    return registry.build({"type": component, **config})
+    if name not in REGISTRIES[registry].names():
+        raise not_built(name)
+    return REGISTRIES[registry].build({"type": name, **config})
 
 
 def cut_differently(case: dict, stage: str) -> bool:
