@@ -117,7 +117,9 @@ def list_components() -> str:
 
 def run_main(main: Callable[[], None]) -> None:
     """Run an entry script's `main`: user errors end it with one line and exit code 2, Ctrl-C with 130."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    terminal = logging.StreamHandler()
+    terminal.onereel = True  # replaced when a run starts its own logging
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[terminal])
     try:
         main()
     except UserError as error:

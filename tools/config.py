@@ -12,22 +12,34 @@ from pathlib import Path
 from typing import Any
 
 from tools.defaults import COMMAND_LINE, KEYS, default_values
+from tools.defaults import ORIGIN as DEFAULT_ORIGIN
 from tools.errors import UserError, nearest
 from tools.kinds import convert
 from tools.layers import Layer, merge_deep, merge_sections
 from tools.overrides import ORIGIN, apply_override, parse_overrides
-from tools.registry import REGISTRIES
 from tools.yaml_files import parse_word, read_yaml, to_text
 
 log = logging.getLogger(__name__)
 
 BASE_FILE = "configs/base.yaml"
-DEFAULT_ORIGIN = "tools/defaults.py"
 INCLUDES = ("_BASE_RUN", "_BASE_MODEL")
 
 
 class MissingKey(UserError, AttributeError):
     """A key that the task needs and nothing sets (an AttributeError, so that `getattr` with a default works)."""
+
+
+class Section(dict):
+    """The section of one component.
+
+    Attributes:
+        origins: key -> where its value came from, so that a registry can name the file of a wrong key and leave out
+            defaults, which describe the default component, that the chosen one does not take.
+    """
+
+    def __init__(self, values: dict, origins: dict[str, str]):
+        super().__init__(values)
+        self.origins = origins
 
 
 class Config(dict):
@@ -51,35 +63,13 @@ class Config(dict):
     def __setattr__(self, key: str, value: Any) -> None:
         self[key] = value
 
-    def component(self, key: str) -> dict:
-        """The section of a component, ready for its registry.
-
-        Defaults of `tools/defaults.py` that the chosen component does not take are left out: they describe the
-        default component. Keys that a file or an override gives all stay, so that the registry can check them.
-        """
-        section = self.get(key)
-        if section is None:
-            raise MissingKey(f"{self.get('cfg_file', 'the configuration')}: section '{key}' is missing ({KEYS[key].help})")
-        registry = REGISTRIES[KEYS[key].registry]
-        taken = {"type", *registry.parameters(section.get("type"))}
-        return {name: copy.deepcopy(value) for name, value in section.items()
-                if name in taken or not self._is_default(f"{key}.{name}")}
-
-    def build(self, key: str, **given):
-        """Construct the component that section `key` describes; `given` are arguments that the engine supplies."""
-        return REGISTRIES[KEYS[key].registry].build(self.component(key), **given)
-
     def plain(self) -> dict:
         """A copy made of plain dictionaries and lists, for JSON and checkpoints."""
-        return copy.deepcopy(dict(self))
+        return {key: copy.deepcopy(dict(value) if isinstance(value, Section) else value) for key, value in self.items()}
 
     def describe(self) -> str:
         """The configuration as YAML, each value followed by its origin; loading it gives the same values."""
         return "\n".join(line for key, value in self.items() for line in self._lines((key,), value))
-
-    def _is_default(self, name: str) -> bool:
-        origins = [o for leaf, o in self.provenance.items() if leaf == name or leaf.startswith(f"{name}.")]
-        return bool(origins) and all(origin == DEFAULT_ORIGIN for origin in origins)
 
     def _lines(self, path: tuple[str, ...], value: Any) -> list[str]:
         indent, key = "  " * (len(path) - 1), to_text(path[-1])
@@ -115,7 +105,8 @@ def load_config(cfg_file: str | None, overrides: Sequence[str] = (), debug: bool
     _check_keys(layer)
     _add_command_line(layer, cfg_file, overrides, debug, imports)
     _note_unused(layer)
-    return Config(_in_table_order(layer.values), {".".join(map(str, leaf)): o for leaf, o in layer.origins.items()})
+    return Config(_in_table_order(_with_sections(layer)),
+                  {".".join(map(str, leaf)): origin for leaf, origin in layer.origins.items()})
 
 
 def is_training(task: Any) -> bool:
@@ -203,7 +194,8 @@ def _check_keys(layer: Layer) -> None:
             layer.set((name,), converted, origin)
 
 
-def _add_command_line(layer: Layer, cfg_file: str, overrides: Sequence[str], debug: bool, imports: Sequence[str]) -> None:
+def _add_command_line(layer: Layer, cfg_file: str, overrides: Sequence[str], debug: bool,
+                      imports: Sequence[str]) -> None:
     layer.set(("cfg_file",), cfg_file, ORIGIN)
     layer.set(("opts",), list(overrides), ORIGIN)
     if debug:
@@ -217,6 +209,11 @@ def _note_unused(layer: Layer) -> None:
              and layer.origin((name,)) not in (DEFAULT_ORIGIN, BASE_FILE)]
     if given:
         log.info("keys without effect (they had none in VGen either): %s", ", ".join(given))
+
+
+def _with_sections(layer: Layer) -> dict:
+    return {name: Section(value, {key: layer.origin((name, key)) for key in value})
+            if KEYS[name].registry and value is not None else value for name, value in layer.values.items()}
 
 
 def _in_table_order(values: dict) -> dict:

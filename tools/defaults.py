@@ -24,6 +24,7 @@ class _Required:
 
 
 REQUIRED = _Required()
+ORIGIN = "tools/defaults.py"
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ def unused(kind: Any, default: Any = None) -> Key:
     return Key(kind, default, "no effect, as in VGen", unused=True)
 
 
-NEGATIVE_PROMPT = ("Distorted, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, disconnected limbs, "
-                   "Ugly faces, incomplete arms")
+NEGATIVE_PROMPT = ("Distorted, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, "
+                   "disconnected limbs, Ugly faces, incomplete arms")
 
 COMMAND_LINE = {
     "cfg_file": Key(str, "", "the YAML file of --cfg"),
@@ -77,9 +78,9 @@ RUN = {
     "seed": Key(int, 8888, "seed of every random draw", minimum=0),
     "use_random_seed": Key(bool, False, "draw the seed from 0..10000 and log it"),
     "device": Key(str, "auto", "auto, cpu, cuda, cuda:1, mps"),
-    "precision": Key(Literal["auto", "fp32", "bf16", "fp16"] | None, None,
-                     "autocast type; auto: bf16 where the device has it; not set: by use_fp16"),
-    "use_fp16": Key(bool, True, "half precision under autocast where `precision` is not set"),
+    "precision": Key(Literal["auto", "fp32", "bf16", "fp16"], "auto",
+                     "autocast; auto: fp32 on a CPU or without use_fp16, else bf16 where the GPU has it, else fp16"),
+    "use_fp16": Key(bool, True, "16-bit autocast on GPUs, where `precision` is auto"),
     "attention_backend": Key(Literal["sdpa", "xformers"], "sdpa", "attention kernels; xformers needs CUDA"),
     "compile": Key(bool, False, "torch.compile the denoiser"),
     "chunk_size": Key(int, 16, "frames per call when the autoencoder encodes", minimum=1),
@@ -113,7 +114,7 @@ COMPONENTS = {
     "vid_dataset": section("DATASETS", None, "training clips"),
     "img_dataset": section("DATASETS", None, "training images, for ranks with one frame"),
     "vid_reward_dataset": section("DATASETS", None, "training clips (InstructVideo)"),
-    "visual_train": section("VISUAL", {"type": "VisualTrainTextImageToVideo"}, "previews during training; null for none"),
+    "visual_train": section("VISUAL", {"type": "VisualTrainTextImageToVideo"}, "training's previews; null for none"),
     "Pretrain": section("PRETRAIN", {
         "type": "pretrain_specific_strategies", "fix_weight": False, "grad_scale": 0.2,
         "resume_checkpoint": "models/jiuniu_0267000.pth",
@@ -126,14 +127,15 @@ DATA = {
     "std": Key(list[float], [0.5, 0.5, 0.5], "pixel normalisation", length=3),
     "vit_mean": Key(list[float], [0.48145466, 0.4578275, 0.40821073], "the image encoder's normalisation", length=3),
     "vit_std": Key(list[float], [0.26862954, 0.26130258, 0.27577711], "the image encoder's normalisation", length=3),
-    "resolution": Key(list[int], [448, 256], "[width, height] of videos in pixels, multiples of 8", minimum=8, length=2),
+    "resolution": Key(list[int], [448, 256], "[width, height] of videos, multiples of 8 pixels", minimum=8, length=2),
     "vit_resolution": Key(list[int], [224, 224], "[width, height] of the image encoder's input", minimum=1, length=2),
     "frame_lens": Key(list[int], [32, 32, 32, 1], "frames per clip, one entry per rank in turn; 1: images", minimum=1),
-    "sample_fps": Key(list[int] | int, [4], "frames per second at which clips are sampled, per rank in turn", minimum=1),
+    "sample_fps": Key(list[int] | int, [4], "frame rate at which clips are sampled, per rank in turn", minimum=1),
     "batch_sizes": Key(dict[str, int], {"1": 256, "4": 4, "8": 4, "16": 4}, "batch size per rank by number of frames",
                        minimum=1),
     "num_workers": Key(int, 8, "processes that load data, per rank", minimum=0),
     "prefetch_factor": Key(int | None, 2, "batches that each of them prepares in advance", minimum=1),
+    "shuffle": Key(bool, True, "another order of the training data in every epoch; false: the list's, always"),
     "cache_latents": Key(int, 0, "keep the latents of that many samples in memory; 0: encode every batch", minimum=0),
     "scale_factor": Key(float, 0.18215, "latents are multiplied by this after encoding"),
     "scale": Key(int, 8, "pixels per latent along width and height", minimum=1),
@@ -149,23 +151,25 @@ TRAINING = {
     "grad_clip": Key(float, 0.0, "largest gradient norm; 0: no clipping", minimum=0),
     "use_ema": Key(bool | None, None, "keep an average of the weights; not set: with two devices or more"),
     "ema_decay": Key(float, 0.9999, "of that average, per step", minimum=0),
+    "ema_warmup": Key(bool, False, "smaller decay in the first steps: min(ema_decay, (1 + n) / (10 + n))"),
     "use_fsdp": Key(bool, False, "shard weights, gradients and optimiser over the ranks (FSDP2)"),
     "opti_timesteps": Key(int | None, None, "draw training times below this; not set: all of the schedule", minimum=1),
     "use_div_loss": Key(bool, False, "add the diversity term to the loss"),
     "p_zero": Key(float, 0.9, "probability that training replaces the text by the negative prompt", minimum=0),
     "p_image_zero": Key(float, 0.0, "probability that training drops the image feature", minimum=0),
-    "p_local_image_zero": Key(float, 0.0, "probability that training drops the first-frame latents (I2VGen-XL)", minimum=0),
+    "p_local_image_zero": Key(float, 0.0, "probability that training drops the first frame's latents", minimum=0),
     "resume": Key(bool, False, "continue the run folder's last checkpoint"),
     "save_ckp_interval": Key(int, 1000, "steps between checkpoints", minimum=1),
     "keep_checkpoints": Key(int, 0, "keep that many of the latest full checkpoints; 0: all", minimum=0),
     "save_dtype": Key(Literal["fp32", "bf16", "fp16"], "fp32", "number format of the plain weights file"),
     "viz_interval": Key(int, 1000, "steps between previews", minimum=1),
     "log_interval": Key(int, 100, "steps between log lines", minimum=1),
+    "tensorboard": Key(bool, True, "write TensorBoard events beside metrics.jsonl"),
 }
 
 AUTOENCODER_TRAINING = {
-    "crop": Key(int | None, None, "side of random square crops in pixels; not set: whole frames", minimum=8),
-    "l1_weight": Key(float, 1.0, "weight of the absolute error", minimum=0),
+    "crop": Key(int, 0, "side of random square crops in pixels; 0: whole frames", minimum=0),
+    "mse_weight": Key(float, 0.0, "weight of the squared error beside the absolute one", minimum=0),
     "kl_weight": Key(float, 1e-6, "weight of the posterior's divergence from a standard normal", minimum=0),
 }
 
@@ -187,7 +191,8 @@ SAMPLING = {
     "use_zero_infer": Key(bool, False, "unconditional branch gets a zero image feature"),
     "negative_prompt": Key(str, NEGATIVE_PROMPT, "text of the unconditional branch"),
     "positive_prompt": Key(str, "", "appended to every prompt"),
-    "noise_strength": Key(float, 0.0, "offset noise of the initial latents (training's is Diffusion.noise_strength)", minimum=0),
+    "noise_strength": Key(float, 0.0, "offset noise of the initial latents (training's: Diffusion.noise_strength)",
+                          minimum=0),
 }
 
 METHODS = {
@@ -245,8 +250,9 @@ METHODS = {
     # InstructVideo
     "temp_dir": Key(str, "workspace/temp_dir", "folder that InstructVideo runs write below"),
     "data_type": Key(list[str], [], "kind of data per rank: vid_diff_reward"),
-    "ddim_steps": Key(list[int], list(range(981, 0, -20)), "times of the sampler, for the start of a partial run", minimum=0),
-    "grad_scale": Key(dict[str, float], {"spatial": 1.0, "temporal": 1.0}, "gradient factors of the two groups of layers"),
+    "ddim_steps": Key(list[int], list(range(981, 0, -20)), "the sampler's times, of which a partial run takes the last",
+                      minimum=0),
+    "grad_scale": Key(dict[str, float], {"spatial": 1.0, "temporal": 1.0}, "gradient factors of two groups of layers"),
     "reward_type": Key(str, "HPSv2", "preference model"),
     "segments": Key(int, 8, "frames that are scored", minimum=1),
     "selection_method": Key(Literal["fixed_first", "TSN"], "fixed_first", "which frame of each segment is scored"),
@@ -282,10 +288,10 @@ UNUSED = {
     "ENABLE": unused(bool), "DATASET": unused(str), "vit_out_dim": unused(int), "max_words": unused(int),
     "betas": unused(list[float]), "eps": unused(float), "guidances": unused(list), "alpha": unused(float),
     "load_from": unused(str | None), "inference_list_path": unused(str), "visual_inference": unused(dict),
-    "misc_size": unused(int), "hist_sigma": unused(float), "use_checkpoint": unused(bool), "temporal_attention": unused(bool),
-    "use_sharded_ddp": unused(bool), "motion_rep": unused(str | None), "low_penal_threshold": unused(float | None),
-    "partial_timestep": unused(float | None), "p_img_zero": unused(float), "reward_source": unused(str),
-    "data_root": unused(str), "cap_dict_path": unused(str),
+    "misc_size": unused(int), "hist_sigma": unused(float), "use_checkpoint": unused(bool),
+    "temporal_attention": unused(bool), "use_sharded_ddp": unused(bool), "motion_rep": unused(str | None),
+    "low_penal_threshold": unused(float | None), "partial_timestep": unused(float | None), "p_img_zero": unused(float),
+    "reward_source": unused(str), "data_root": unused(str), "cap_dict_path": unused(str),
 }
 
 KEYS: dict[str, Key] = (COMMAND_LINE | RUN | COMPONENTS | DATA | TRAINING | AUTOENCODER_TRAINING | SAMPLING | METHODS

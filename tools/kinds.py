@@ -49,8 +49,8 @@ def _convert(value: Any, kind: Any) -> Any:
         _accept(value, isinstance(value, dict))
         return {str(name): _convert(element, arguments[1]) for name, element in value.items()}
     if kind is int:
-        whole = isinstance(value, float) and value.is_integer()
-        return int(_accept(value, whole or isinstance(value, int) and not isinstance(value, bool)))
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return int(_accept(value, whole and not isinstance(value, bool)))
     if kind is float:
         return _accept(value, isinstance(value, (int, float)) and not isinstance(value, bool))
     if kind is Any:

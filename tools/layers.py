@@ -35,7 +35,7 @@ class Layer:
 
     def set(self, path: Path, value: Any, origin: str) -> None:
         """Put a copy of `value` at `path`, whose parents exist."""
-        self._put(path, value, {leaf: origin for leaf in _leaves(value, path)})
+        self._put(path, value, dict.fromkeys(_leaves(value, path), origin))
 
     def take(self, other: "Layer", path: Path) -> None:
         """Put what `other` has at `path` there, with its origins."""

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from tools.defaults import ORIGIN as DEFAULTS
 from tools.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,8 @@ class Registry:
         """Check a YAML section against the component's signature and return the keyword arguments.
 
         Args:
-            section: the YAML section, with `type`.
+            section: the YAML section, with `type`. Where it knows the origins of its keys (`config.Section`), messages
+                name the file, and defaults that the component does not take are left out.
             given: arguments that the engine supplies; they replace the section's.
 
         Raises:
@@ -84,7 +86,8 @@ class Registry:
         if not isinstance(section, dict):
             raise UserError(f"{self.name}: a component is a section with 'type' and its options, not {section!r}")
         if "type" not in section:
-            raise UserError(f"{self.name}: section {sorted(section)} lacks 'type'; registered: {', '.join(self.names())}")
+            raise UserError(f"{self.name}: section {sorted(section)} lacks 'type'; "
+                            f"registered: {', '.join(self.names())}")
         name = section["type"]
         component = self.get(name)
         arguments = {k: copy.deepcopy(v) for k, v in section.items() if k != "type"} | given
@@ -92,9 +95,13 @@ class Registry:
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return arguments
         for key in [k for k in arguments if k not in parameters]:
+            origin = getattr(section, "origins", {}).get(key)
+            if origin == DEFAULTS and key not in given:
+                del arguments[key]  # describes the default component, not the one that was chosen
+                continue
             if key not in self._ignored[name]:
-                raise UserError(f"{self.name} {name}: unknown key '{key}'{nearest(key, parameters)}; "
-                                f"it takes: {', '.join(parameters)}")
+                raise UserError(f"{f'{origin}: ' if origin else ''}{self.name} {name}: unknown key '{key}'"
+                                f"{nearest(key, parameters)}; it takes: {', '.join(parameters)}")
             del arguments[key]
             if (name, key) not in self._noted:
                 self._noted.add((name, key))

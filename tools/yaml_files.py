@@ -12,14 +12,20 @@ class Loader(yaml.SafeLoader):
     """SafeLoader whose floats need no dot and no sign in the exponent (YAML 1.1 reads `1e-5` as a text)."""
 
 
-_FLOAT = re.compile(r"[-+]?(?:(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+|\d[\d_]*\.\d*|\.\d+|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)")
 _FLOAT_TAG = "tag:yaml.org,2002:float"
+_FLOAT = re.compile(r"""^(?:
+    [-+]?\d[\d_]*\.?\d*[eE][-+]?\d+
+  | [-+]?\.\d+(?:[eE][-+]?\d+)?
+  | [-+]?\d[\d_]*\.\d*
+  | [-+]?\.(?:inf|Inf|INF)
+  | \.(?:nan|NaN|NAN)
+)$""", re.VERBOSE)
 
 Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _FLOAT_TAG]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-Loader.add_implicit_resolver(_FLOAT_TAG, re.compile(rf"^(?:{_FLOAT.pattern})$"), list("-+0123456789."))
+Loader.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+0123456789."))
 
 
 def read_yaml(path: str) -> dict:
