@@ -30,13 +30,17 @@ class Item:
     seed: int | None = None
 
 
-def read_pairs(file) -> list[Item]:
-    """Items of a `path|||caption` list; a caption that ends in `|` and digits gives its line that seed.
+def read_pairs(file, seeds: bool = True) -> list[Item]:
+    """Items of a `path|||caption` list.
+
+    Args:
+        file: the list.
+        seeds: read `|` and digits at the end of a caption as the seed of that line; False leaves captions alone.
 
     Raises:
         UserError: the file is missing, not UTF-8 or has no item; a line has not exactly one separator or no path.
     """
-    return [_pair(file, line, text) for line, text in _lines(file, "path|||caption")]
+    return [_pair(file, line, text, seeds) for line, text in _lines(file, "path|||caption")]
 
 
 def read_prompts(file) -> list[Item]:
@@ -77,11 +81,11 @@ def _lines(file, form: str) -> list[tuple[int, str]]:
     return items
 
 
-def _pair(file, line: int, text: str) -> Item:
+def _pair(file, line: int, text: str, seeds: bool) -> Item:
     fields = text.split(SEPARATOR)
     if len(fields) != 2 or not fields[0].strip():
         raise UserError(f"list file '{file}', line {line}: expected path|||caption, found '{_short(text)}'")
-    caption, seed = _split_seed(fields[1])
+    caption, seed = _split_seed(fields[1]) if seeds else (fields[1].strip(), None)
     return Item(line, caption, path=fields[0].strip(), seed=seed)
 
 

@@ -18,6 +18,8 @@ Size = int | Sequence[int]
 
 INTERPOLATIONS = {"nearest": Image.Resampling.NEAREST, "box": Image.Resampling.BOX,
                   "bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 ASPECT = (3 / 4, 4 / 3)  # of random crops, width over height
 
 
@@ -154,7 +156,7 @@ class RandomCrop:
         width, height = _first(images).size
         area = random.uniform(self.min_area, 1) * width * height
         aspect = random.uniform(*ASPECT)
-        w, h = int(round(math.sqrt(area * aspect))), int(round(math.sqrt(area / aspect)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         w, h = min(w, width), min(h, height)
         return _cut(images, random.randint(0, width - w), random.randint(0, height - h), w, h, self.size)
 
@@ -293,4 +295,4 @@ def _reduce(image: Image.Image, size: int) -> Image.Image:
 
 def _cut(images: Images, left: int, top: int, width: int, height: int, size: tuple[int, int]) -> Images:
     box = (left, top, left + width, top + height)
-    return _each(images, lambda image: image.resize(size, Image.Resampling.BILINEAR, box=box))
+    return _each(images, lambda image: image.crop(box).resize(size, Image.Resampling.BILINEAR))
