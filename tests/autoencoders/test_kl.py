@@ -63,7 +63,7 @@ def test_weights_of_another_configuration_are_refused(tmp_path):
 
 
 def test_missing_weights_are_named(tmp_path):
-    with pytest.raises(UserError, match="absent.ckpt"):
+    with pytest.raises(UserError, match=r"absent\.ckpt"):
         small_autoencoder(pretrained=str(tmp_path / "absent.ckpt"))
 
 

@@ -30,7 +30,7 @@ class DiagonalGaussianDistribution:
             self.var = torch.exp(self.logvar)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """A draw [N, c, h, w]; the normal numbers come from the CPU, whatever the device, so that it can be repeated."""
+        """A draw [N, c, h, w]; the normal numbers come from the CPU, so that devices agree."""
         draw = noise.cpu_randn(self.mean.shape, generator=generator)
         return self.mean + self.std * draw.to(self.mean)
 

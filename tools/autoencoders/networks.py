@@ -3,6 +3,7 @@
 Images are [N, C, H, W] throughout. Parameter names are those of the published checkpoints, where the levels of the
 decoder are numbered like the encoder's: `up.<last>` runs first.
 """
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tools.errors import UserError, nearest
+from tools.models.attention import attention
 
 GROUPS = 32
 # Keys that published YAML files carry and that no network ever read.
@@ -134,10 +136,10 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        # [N, C, H, W] -> [N, 1 head, H W, C]; a view where the image is stored channels last.
-        q, k, v = (layer(h).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v))
-        attended = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(attended.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:]))
+        # [N, C, H, W] -> [N, H W, 1 head, C]; a view where the image is stored channels last.
+        q, k, v = (layer(h).flatten(2).transpose(1, 2).unsqueeze(2) for layer in (self.q, self.k, self.v))
+        attended = attention(q, k, v).squeeze(2).transpose(1, 2)
+        return x + self.proj_out(attended.unflatten(2, x.shape[2:]))
 
 
 class Downsample(nn.Module):
@@ -230,9 +232,8 @@ class Encoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
     def forward(self, x: Tensor) -> Tensor:
-        for coarsest in self.features(x):  # one by one: keeping them all would cost the memory of training
-            pass
-        return self.head(coarsest)
+        coarsest = deque(self.features(x), maxlen=1)  # a list of them all would cost the memory of training
+        return self.head(coarsest.pop())
 
 
 class Decoder(nn.Module):
