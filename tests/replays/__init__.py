@@ -10,15 +10,14 @@ import pkgutil
 from collections.abc import Callable
 
 METHODS = {
-    "HiGen": ["UNetSD_HiGen", "TextContextCrossTransformerMultiLayer", "ResBlockWoImg", "TemporalConvBlock_v2WoImg",
-              "TemporalTransformerWoImg", "inference_higen_entrance", "higen"],
-    "SR600": ["UNetSD_SR600", "UpsampleSR600", "Fourier_filter", "DiffusionDDIMSR", "inference_sr600_entrance",
+    "HiGen": ["UNetSD_HiGen", "TextContextCrossTransformerMultiLayer", "inference_higen_entrance", "higen"],
+    "SR600": ["UNetSD_SR600", "Fourier_filter", "DiffusionDDIMSR", "inference_sr600_entrance",
               "inference_tft2v_sr600_entrance"],
     "TF-T2V": ["inference_tft2v_entrance"],
     "VideoComposer": ["inference_tft2v_vcomposer_entrance", "inference_videolcm_vcomposer_entrance"],
     "VideoLCM": ["inference_videolcm_entrance", "train_videolcm_t2v_entrance", "lcm_parts", "lcm_scheduler"],
-    "DreamVideo": ["FrozenOpenCLIPCustomEmbedder", "inference_dreamvideo_entrance", "train_dreamvideo_entrance",
-                   "pretrain_dreamvideo", "VideoCustomDataset", "ImageCustomDataset", "metrics", "dino"],
+    "DreamVideo": ["inference_dreamvideo_entrance", "train_dreamvideo_entrance", "pretrain_dreamvideo",
+                   "VideoCustomDataset", "ImageCustomDataset", "metrics", "dino"],
     "InstructVideo": ["DiffusionDDIMReward", "inference_instructvideo_entrance", "t2v_instructvideo_entrance",
                       "pretrain_instructvideo", "reward", "hps", "lora", "tracker", "adafactor"],
 }
