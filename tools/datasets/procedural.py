@@ -7,14 +7,13 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from tools.datasets.transforms import CLIP_MEAN, CLIP_STD, vit_transforms
 from tools.errors import UserError
 from tools.registry import DATASETS
 from tools.world.draw import render
 from tools.world.scene import Truth, sample_truth, track
 from tools.world.vocabulary import World, caption_of
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _FRAME_STREAM = 1  # the choice of a frame must not move when a clip takes more draws
 
 
@@ -59,9 +58,8 @@ class ProceduralVideoDataset(Dataset):
         self.world = World(**{name: names for name, names in words.items() if names is not None})
         self.length, self.seed = length, seed
         self.size, self.frames, self.fps = tuple(resolution), max_frames, sample_fps
-        self.vit_size = tuple(vit_resolution)
         self.mean, self.std = mean, std
-        self.vit_mean, self.vit_std = vit_mean, vit_std
+        self.for_clip = vit_transforms(resolution, vit_resolution, vit_mean, vit_std)
         self.get_first_frame, self.get_random_frame = get_first_frame, get_random_frame
 
     def __len__(self) -> int:
@@ -79,7 +77,7 @@ class ProceduralVideoDataset(Dataset):
         reference = self._reference(index)
         return {
             "ref_frame": video[reference],
-            "vit_frame": _normalise(_for_clip(frames[reference], self.vit_size)[None], self.vit_mean, self.vit_std)[0],
+            "vit_frame": self.for_clip(Image.fromarray(frames[reference])),
             "video": video,
             "caption": caption_of(truth),
             "key": f"{self.seed}-{index:08d}",
@@ -105,14 +103,3 @@ def _normalise(frames: np.ndarray, mean: Sequence[float], std: Sequence[float]) 
     mean, std = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std))
     return pixels.sub_(mean * 255).div_(std * 255)
 
-
-def _for_clip(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The frame's middle, cut to the proportions of `size` = (width, height) and resized; uint8 [H, W, 3] to [h, w, 3]."""
-    height, width = frame.shape[:2]
-    if (width, height) == size:
-        return frame
-    scale = min(width / size[0], height / size[1])
-    cut_w, cut_h = size[0] * scale, size[1] * scale
-    left, top = (width - cut_w) / 2, (height - cut_h) / 2
-    picture = Image.fromarray(frame).resize(size, Image.BILINEAR, box=(left, top, left + cut_w, top + cut_h))
-    return np.asarray(picture).copy()

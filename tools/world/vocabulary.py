@@ -92,10 +92,10 @@ class World:
                 raise UserError(f"world: '{field}' must be a list of at least one of: {', '.join(known)}")
             for name in names:
                 if name not in known:
-                    raise UserError(f"world: '{field}' has no '{name}'{nearest(name, known)}; known: {', '.join(known)}")
+                    raise UserError(f"world: no '{name}' in {field}{nearest(name, known)}; known: {', '.join(known)}")
             object.__setattr__(self, field, tuple(names))
         if "turning" in self.motions and set(self.shapes) == {"circle"}:
-            raise UserError("world: nobody sees a circle turn; add a shape with corners or leave 'turning' out of motions")
+            raise UserError("world: nobody sees a circle turn; add a shape with corners or leave out 'turning'")
 
 
 EVERYTHING = World()
@@ -118,7 +118,8 @@ class Attributes:
     motion: str
 
 
-_CAPTION = re.compile(r"an? (?P<color>\S+) (?P<shape>\S+) (?P<motion>\S+(?: \S+)?) on an? (?P<background>\S+) background\.?")
+_CAPTION = re.compile(r"an? (?P<color>\S+) (?P<shape>\S+) (?P<motion>\S+(?: \S+)?) "
+                      r"on an? (?P<background>\S+) background\.?")
 
 
 def parse_caption(caption: str) -> Attributes:
@@ -134,5 +135,6 @@ def parse_caption(caption: str) -> Attributes:
     for role, word in words.items():
         known = VOCABULARY[role + "s"]
         if word not in known:
-            raise ValueError(f"caption {caption!r}: no {role} '{word}'{nearest(word, known)}; known: {', '.join(known)}")
+            raise ValueError(f"caption {caption!r}: no {role} '{word}'{nearest(word, known)}; "
+                             f"known: {', '.join(known)}")
     return Attributes(**words)
