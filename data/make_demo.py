@@ -1,4 +1,4 @@
-"""Draw this folder's pictures and clips, and the lists that name them: `python -m data.make_demo` from the project's root."""
+"""Draw this folder's pictures and clips, and write the lists that name them: `python -m data.make_demo`."""
 import itertools
 from pathlib import Path
 

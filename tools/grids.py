@@ -10,6 +10,7 @@ MIN_TILE = 160  # pixels: smaller clips are enlarged by whole factors, so that t
 MAX_LINES = 3
 FONT_SIZE = 12
 MARGIN = 4
+GAP = 200  # grey level between tiles: clips have white and black backgrounds
 
 
 def video_grid(clips: Sequence[np.ndarray], captions: Sequence[str], columns: int | None = None) -> np.ndarray:
@@ -48,7 +49,7 @@ def contact_sheet(clips: Sequence[np.ndarray], captions: Sequence[str], columns:
     for clip, caption in zip(clips, captions, strict=True):
         picks = np.linspace(0, len(clip) - 1, min(shown, len(clip))).round().astype(int)
         tiles = [_pad(frame) for frame in _enlarge(clip[picks], MIN_TILE // 2)]
-        tiles += [np.full_like(tiles[0], 255)] * (shown - len(tiles))
+        tiles += [np.full_like(tiles[0], GAP)] * (shown - len(tiles))
         strip = np.concatenate(tiles, axis=1)
         rows += [_label(caption, strip.shape[1], lines=1), strip]
     return np.concatenate(rows)
@@ -71,14 +72,14 @@ def _label(text: str, width: int, lines: int = MAX_LINES) -> np.ndarray:
 
 def _tile(tiles: list[np.ndarray], columns: int) -> np.ndarray:
     tiles = [_pad(tile) for tile in tiles]
-    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    tiles += [np.full_like(tiles[0], GAP)] * (-len(tiles) % columns)
     return np.concatenate([np.concatenate(tiles[i:i + columns], axis=1) for i in range(0, len(tiles), columns)])
 
 
 def _pad(tile: np.ndarray) -> np.ndarray:
-    return np.pad(tile, ((0, MARGIN), (0, MARGIN), (0, 0)), constant_values=255)
+    return np.pad(tile, ((0, MARGIN), (0, MARGIN), (0, 0)), constant_values=GAP)
 
 
 def _even(frame: np.ndarray) -> np.ndarray:
     height, width = frame.shape[:2]
-    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
+    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=GAP)

@@ -125,16 +125,16 @@ def _pick(numbered: Iterable[tuple[int, av.VideoFrame]], run: list[int], path) -
     found, wanted, shown, number = {}, iter(run), None, -1
     want = next(wanted)
     for number, frame in numbered:
-        while want is not None and (number >= want):
+        while want is not None and number >= want:
             found[want] = _array(frame if number == want or shown is None else shown)
             want = next(wanted, None)
         if want is None:
             return found
         shown = frame
-    for want in (want, *wanted):
-        if want - number > END_SLACK:
-            raise UserError(f"video '{path}' ends at frame {number}, frame {want} cannot be read")
-        found[want] = _array(shown)
+    for late in (want, *wanted):
+        if late - number > END_SLACK:
+            raise UserError(f"video '{path}' ends at frame {number}, frame {late} cannot be read")
+        found[late] = _array(shown)
     return found
 
 

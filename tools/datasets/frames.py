@@ -19,8 +19,8 @@ def stride_of(fps: float, sample_fps: float) -> int:
 def exact_clip(fps: float, total: int, sample_fps: float, frames: int, draw: Draw) -> list[int]:
     """Equally spaced frames from a start that is uniform over all that fit; every slot holds a frame.
 
-    A video too short for its stride is sampled with the widest stride that fits: slower motion teaches less wrong than a
-    still tail does. Only a video of fewer than `frames` frames has its last one repeated.
+    A video too short for its stride is sampled with the widest stride that fits: slower motion teaches less wrong than
+    a still tail does. Only a video of fewer than `frames` frames has its last one repeated.
     """
     stride = stride_of(fps, sample_fps)
     if frames > 1:
@@ -38,8 +38,8 @@ def reference_clip(fps: float, total: int, sample_fps: float, frames: int, draw:
 
 
 def reference_custom_clip(fps: float, total: int, sample_fps: float, frames: int, draw: Draw) -> list[int]:
-    """The rule of the original's VideoCustomDataset: as `reference_clip`, but it stops later and reads videos of at most
-    `frames` frames whole."""
+    """The rule of the original's VideoCustomDataset: as `reference_clip`, but it stops later, and videos of at most
+    `frames` frames are read whole."""
     if total <= frames:
         return _reference(total, 1, frames, draw, margin=0)
     return _reference(total, stride_of(fps, sample_fps), frames, draw, margin=1)

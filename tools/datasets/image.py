@@ -5,7 +5,6 @@ import torch
 
 from tools import media
 from tools.datasets.listed import Entry, ListedDataset
-from tools.datasets.transforms import CLIP_MEAN, CLIP_STD, train_transforms, vit_transforms as clip_transforms
 from tools.registry import DATASETS
 
 
@@ -13,29 +12,18 @@ from tools.registry import DATASETS
 class ImageDataset(ListedDataset):
     """Pictures with their captions.
 
-    Args:
-        data_list: list files of `path|||caption` lines.
-        data_dir_list: one folder for each.
-        resolution: [width, height]; used where `transforms` is not given.
-        vit_resolution: of the CLIP picture; used where `vit_transforms` is not given.
-        transforms: list of PIL images -> float32 [F, 3, H, W].
-        vit_transforms: PIL image -> float32 [3, h', w'].
-
-    Raises:
-        UserError: see ListedDataset.
+    Arguments and errors are those of ListedDataset.
     """
 
     def __init__(self, data_list: Sequence[str], data_dir_list: Sequence[str], resolution: Sequence[int] = (384, 256),
                  vit_resolution: Sequence[int] = (224, 224), transforms: Callable | None = None,
                  vit_transforms: Callable | None = None):
-        super().__init__(data_list, data_dir_list)
-        self.transforms = transforms or train_transforms(resolution, (0.5,) * 3, (0.5,) * 3)
-        self.vit_transforms = vit_transforms or clip_transforms(resolution, vit_resolution, CLIP_MEAN, CLIP_STD)
+        super().__init__(data_list, data_dir_list, resolution, vit_resolution, transforms, vit_transforms)
         self.require_readable()
 
     def load(self, entry: Entry, generator: torch.Generator) -> dict:
-        """{"ref_frame" [3, H, W], "vit_frame" [3, h', w'], "video" [1, 3, H, W], "caption", "key"} of one file."""
+        """{"ref_frame" [3, H, W], "vit_frame" [3, h', w'], "video" [1, 3, H, W], "caption", "key", "fps" 1} of a file."""
         image = media.read_image(entry.file)
         video = self.transforms([image])
         return {"ref_frame": video[0], "vit_frame": self.vit_transforms(image), "video": video,
-                "caption": entry.caption, "key": entry.key}
+                "caption": entry.caption, "key": entry.key, "fps": 1}

@@ -1,12 +1,13 @@
 """What datasets over list files share: reading the lists, and going on when a file cannot be read."""
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.utils.data import Dataset
 
+from tools.datasets import transforms as defaults
 from tools.datasets.lists import read_pairs
 from tools.errors import UserError
 
@@ -26,24 +27,33 @@ class Entry(NamedTuple):
 class ListedDataset(Dataset):
     """Items of `path|||caption` lists; a subclass says in `load` what an item is.
 
-    A file that cannot be read is reported once and counted, and another item takes its place. Which one, and all that is
-    drawn for it, follows from one draw of torch's generator per item: neither the other items nor the number of workers
-    matter.
+    A file that cannot be read is reported once and counted, and another item takes its place. Which one, and all that
+    is drawn for it, follows from one draw of torch's generator per item: neither the other items nor the number of
+    workers matter.
 
     Args:
         data_list: list files.
         data_dir_list: one folder for each, to which its paths are relative.
+        resolution: [width, height] of the pixels; used where `transforms` is not given.
+        vit_resolution: [width, height] of the CLIP picture; used where `vit_transforms` is not given.
+        transforms: list of F PIL images -> float32 [F, 3, H, W].
+        vit_transforms: PIL image -> float32 [3, h', w'].
 
     Raises:
-        UserError: a list is missing, empty or in the wrong form; the two arguments differ in length; no item can be read.
+        UserError: a list is missing, empty or in the wrong form; the numbers of lists and folders differ; nothing in
+            the lists can be read.
     """
 
-    def __init__(self, data_list: Sequence[str], data_dir_list: Sequence[str]):
+    def __init__(self, data_list: Sequence[str], data_dir_list: Sequence[str], resolution: Sequence[int],
+                 vit_resolution: Sequence[int], transforms: Callable | None, vit_transforms: Callable | None):
         if len(data_list) != len(data_dir_list):
             raise UserError(f"data_list names {len(data_list)} lists and data_dir_list {len(data_dir_list)} folders; "
                             "give one folder for each list")
         if not data_list:
             raise UserError("data_list names no list file")
+        self.transforms = transforms or defaults.train_transforms(resolution, (0.5,) * 3, (0.5,) * 3)
+        self.vit_transforms = vit_transforms or defaults.vit_transforms(resolution, vit_resolution, defaults.CLIP_MEAN,
+                                                                        defaults.CLIP_STD)
         self.data_list = list(data_list)
         self.entries = [Entry(Path(folder) / item.path, item.path, item.caption)
                         for file, folder in zip(data_list, data_dir_list, strict=True)

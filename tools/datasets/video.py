@@ -5,9 +5,8 @@ import torch
 from PIL import Image
 
 from tools import media
-from tools.datasets.frames import BLANK, RULES
+from tools.datasets.frames import BLANK, RULES, stride_of
 from tools.datasets.listed import Entry, ListedDataset
-from tools.datasets.transforms import CLIP_MEAN, CLIP_STD, train_transforms, vit_transforms as clip_transforms
 from tools.errors import UserError, nearest
 from tools.registry import DATASETS
 
@@ -17,14 +16,9 @@ class VideoDataset(ListedDataset):
     """Clips of `max_frames` frames at about `sample_fps`, from a random start, with their captions.
 
     Args:
-        data_list: list files of `path|||caption` lines.
-        data_dir_list: one folder for each.
+        data_list, data_dir_list, resolution, vit_resolution, transforms, vit_transforms: see ListedDataset.
         max_frames: frames per clip (F).
         sample_fps: frames per second of the clip; the video's rate is divided by a whole number to come near it.
-        resolution: [width, height] of the clip; used where `transforms` is not given.
-        vit_resolution: of the CLIP picture; used where `vit_transforms` is not given.
-        transforms: list of F PIL images -> float32 [F, 3, H, W].
-        vit_transforms: PIL image -> float32 [3, h', w'].
         get_first_frame: the reference frame is the clip's first instead of its middle one.
         frame_sampling: `exact` fills every slot. `reference` (and `reference_custom`, of VideoCustomDataset) choose the
             frames as the original did, which left slots at zero, mid grey, in most clips.
@@ -34,10 +28,11 @@ class VideoDataset(ListedDataset):
     """
 
     def __init__(self, data_list: Sequence[str], data_dir_list: Sequence[str], max_frames: int = 16,
-                 sample_fps: float = 8, resolution: Sequence[int] = (384, 256), vit_resolution: Sequence[int] = (224, 224),
-                 transforms: Callable | None = None, vit_transforms: Callable | None = None,
-                 get_first_frame: bool = False, frame_sampling: str = "exact"):
-        super().__init__(data_list, data_dir_list)
+                 sample_fps: float = 8, resolution: Sequence[int] = (384, 256),
+                 vit_resolution: Sequence[int] = (224, 224), transforms: Callable | None = None,
+                 vit_transforms: Callable | None = None, get_first_frame: bool = False,
+                 frame_sampling: str = "exact"):
+        super().__init__(data_list, data_dir_list, resolution, vit_resolution, transforms, vit_transforms)
         if max_frames < 1 or sample_fps <= 0:
             raise UserError(f"VideoDataset: max_frames must be 1 or more and sample_fps above 0, not {max_frames} and "
                             f"{sample_fps}")
@@ -45,25 +40,27 @@ class VideoDataset(ListedDataset):
             raise UserError(f"VideoDataset: no frame_sampling '{frame_sampling}'{nearest(frame_sampling, RULES)}; "
                             f"there are: {', '.join(RULES)}")
         self.max_frames, self.sample_fps, self.rule = max_frames, sample_fps, RULES[frame_sampling]
-        self.transforms = transforms or train_transforms(resolution, (0.5,) * 3, (0.5,) * 3)
-        self.vit_transforms = vit_transforms or clip_transforms(resolution, vit_resolution, CLIP_MEAN, CLIP_STD)
         self.get_first_frame = get_first_frame
         self.require_readable()
 
     def load(self, entry: Entry, generator: torch.Generator) -> dict:
-        """{"ref_frame" [3, H, W], "vit_frame" [3, h', w'], "video" [F, 3, H, W], "caption", "key"} of one file."""
-        numbers = self.clip_of(entry, generator)
+        """{"ref_frame" [3, H, W], "vit_frame" [3, h', w'], "video" [F, 3, H, W], "caption", "key", "fps"} of one file.
+
+        `fps` is the rate that the clip really has, rounded; `sample_fps` is only near it.
+        """
+        info = media.probe_video(entry.file)
+        numbers = self._frames_of(entry, info, generator)
         images = [Image.fromarray(frame) for frame in media.read_frames(entry.file, numbers)]
         reference = 0 if self.get_first_frame else len(images) // 2
         pixels = self.transforms(images)
         video = pixels.new_zeros(self.max_frames, *pixels.shape[1:])
         video[:len(images)] = pixels
+        stride = max(numbers[1] - numbers[0], 1) if len(numbers) > 1 else stride_of(info.fps, self.sample_fps)
         return {"ref_frame": pixels[reference], "vit_frame": self.vit_transforms(images[reference]), "video": video,
-                "caption": entry.caption, "key": entry.key}
+                "caption": entry.caption, "key": entry.key, "fps": round(info.fps / stride)}
 
-    def clip_of(self, entry: Entry, generator: torch.Generator) -> list[int]:
+    def _frames_of(self, entry: Entry, info: media.VideoInfo, generator: torch.Generator) -> list[int]:
         """Numbers of the frames to read, at most `max_frames`."""
-        info = media.probe_video(entry.file)
         if info.frames < 1:
             raise UserError(f"video '{entry.file}' has no frames")
         slots = self.rule(info.fps, info.frames, self.sample_fps, self.max_frames,
