@@ -7,7 +7,7 @@ a task merges that over the defaults of `tools/defaults.py` (one level deep), sa
 import copy
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,17 @@ class Config(dict):
 
     def describe(self) -> str:
         """The configuration as YAML, each value followed by its origin; loading it gives the same values."""
-        return "\n".join(line for key, value in self.items() for line in self._lines((key,), value))
+        return "\n".join(self._lines((), dict(self)))
 
-    def _lines(self, path: tuple[str, ...], value: Any) -> list[str]:
-        indent, key = "  " * (len(path) - 1), to_text(path[-1])
-        if not isinstance(value, dict) or not value:
-            return [f"{indent}{key}: {to_text(value)}  # {self.provenance.get('.'.join(path), '')}".rstrip(" #")]
-        return [f"{indent}{key}:", *(line for k, v in value.items() for line in self._lines((*path, str(k)), v))]
+    def _lines(self, path: tuple, values: dict) -> Iterator[str]:
+        for key, value in values.items():
+            here = (*path, key)
+            start = f"{'  ' * len(path)}{to_text(key)}:"
+            if isinstance(value, dict) and value:
+                yield start
+                yield from self._lines(here, value)
+            else:
+                yield f"{start} {to_text(value)}  # {self.provenance.get('.'.join(map(str, here)), '')}".rstrip(" #")
 
 
 def load_config(cfg_file: str | None, overrides: Sequence[str] = (), debug: bool = False,
@@ -181,7 +185,7 @@ def _include_path(value: Any, key: str, path: str, cfg_file: str) -> str:
 
 def _check_keys(layer: Layer) -> None:
     for name, value in list(layer.values.items()):
-        origin = layer.origin((name,))
+        origin = layer.origin((name,)).removeprefix(f"{DEFAULT_ORIGIN} + ")
         if name not in KEYS:
             raise UserError(f"{origin}: unknown key '{name}'{nearest(name, KEYS)}; tools/defaults.py lists all keys")
         if origin == DEFAULT_ORIGIN or (KEYS[name].unused and value is None):
