@@ -9,8 +9,11 @@ from tools.diffusions import schedules
 from tools.engines.annealing import AnnealingLR
 from tools.registry import DIFFUSION, load_components
 
-FUNCTIONS = ("beta_schedule", "sigma_schedule", "karras_schedule", "logsnrs_to_sigmas", "sigmas_to_betas",
-             "sigmas_to_logsnrs", "betas_to_sigmas", "rescale_zero_terminal_snr")
+FUNCTIONS = {name: getattr(schedules, name) for name in (
+    "beta_schedule", "sigma_schedule", "karras_schedule", "logsnrs_to_sigmas", "sigmas_to_betas", "betas_to_sigmas",
+    "rescale_zero_terminal_snr")}
+# The original's two conversions disagree in sign: this one gives ln(sigma^2 / alpha^2).
+FUNCTIONS["sigmas_to_logsnrs"] = lambda sigmas: -schedules.sigmas_to_logsnrs(sigmas)
 
 
 def replay_schedules(case: dict, expected: dict, path) -> Iterator[tuple]:
@@ -20,7 +23,7 @@ def replay_schedules(case: dict, expected: dict, path) -> Iterator[tuple]:
             yield entry["name"], not_built(entry["function"]), None
             continue
         arguments = {key: tensor(value) if isinstance(value, dict) else value for key, value in entry["kwargs"].items()}
-        yield entry["name"], getattr(schedules, entry["function"])(**arguments), expected[entry["name"]]
+        yield entry["name"], FUNCTIONS[entry["function"]](**arguments), expected[entry["name"]]
 
 
 def replay_buffers(case: dict, expected: dict, path) -> Iterator[tuple]:

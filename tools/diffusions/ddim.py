@@ -1,13 +1,12 @@
 """`DiffusionDDIM`: the discrete variance-preserving diffusion process that most methods train and sample with."""
 import torch
 
-from tools import noise as random
 from tools.diffusions import losses, samplers
 from tools.diffusions.guidance import Guidance, Kwargs, conditional_kwargs, prepare
+from tools.diffusions.options import check_choice, schedule_table
 from tools.diffusions.predictions import restrict_x0, x0_from_eps, x0_from_v
 from tools.diffusions.schedules import beta_schedule
 from tools.diffusions.tables import DiffusionTables, lookup
-from tools.errors import UserError, nearest
 from tools.registry import DIFFUSION
 
 MEAN_TYPES = ("x0", "x_{t-1}", "eps", "v")
@@ -37,9 +36,9 @@ class DiffusionDDIM:
     def __init__(self, schedule: str = "linear_sd", schedule_param: dict | None = None, mean_type: str = "eps",
                  var_type: str = "learned_range", loss_type: str = "mse", epsilon: float = 1e-12,
                  rescale_timesteps: bool = False, noise_strength: float = 0.0):
-        _check_choice("mean_type", mean_type, MEAN_TYPES)
-        _check_choice("var_type", var_type, VAR_TYPES)
-        _check_choice("loss_type", loss_type, losses.LOSS_TYPES)
+        check_choice("mean_type", mean_type, MEAN_TYPES)
+        check_choice("var_type", var_type, VAR_TYPES)
+        check_choice("loss_type", loss_type, losses.LOSS_TYPES)
         self.tables = DiffusionTables.from_betas(schedule_table(beta_schedule, schedule, schedule_param))
         self.num_timesteps = len(self.tables.betas)
         self.mean_type = mean_type
@@ -53,10 +52,9 @@ class DiffusionDDIM:
 
     def sample_noise(self, x0: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Normal noise shaped as x0; plus noise_strength times one draw per channel and frame, made after it."""
-        like = {"device": x0.device, "dtype": x0.dtype, "generator": generator}
-        n = random.device_randn(x0.shape, **like)
+        n = samplers.randn_like(x0, generator)
         if self.noise_strength > 0:
-            n = n + self.noise_strength * random.device_randn((*x0.shape[:-2], 1, 1), **like)
+            n = n + self.noise_strength * samplers.randn_like(x0[..., :1, :1], generator)
         return n
 
     def q_sample(self, x0: torch.Tensor, t: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
@@ -216,21 +214,3 @@ class DiffusionDDIM:
             `total_bits_per_dim` [B].
         """
         return losses.variational_bound(self, x0, model, model_kwargs, clamp, percentile)
-
-
-def schedule_table(function, schedule: str, parameters: dict | None) -> torch.Tensor:
-    """Call a schedule function with a YAML section's `schedule_param`.
-
-    Raises:
-        UserError: a key that the function does not take.
-    """
-    known = function.__code__.co_varnames[1:function.__code__.co_argcount]
-    for key in parameters or {}:
-        if key not in known:
-            raise UserError(f"schedule_param: unknown key '{key}'{nearest(key, known)}; it takes: {', '.join(known)}")
-    return function(schedule, **(parameters or {}))
-
-
-def _check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"Diffusion: unknown {key} '{value}'{nearest(value, known)}; known: {', '.join(known)}")

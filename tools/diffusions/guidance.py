@@ -1,6 +1,7 @@
 """Classifier-free guidance (Ho & Salimans 2021), prepared once per sampling loop.
 
-`prepare` returns a callable `(x_t, t) -> out`, so that a loop does not care how many forwards a step takes.
+`prepare` returns a callable `(x_t, t) -> out`, so that a loop does not care how many forwards a step takes. Outputs are
+combined in the dtype of x_t: a large scale would amplify the rounding of a half-precision network.
 """
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class _Plain:
     kwargs: Kwargs
 
     def __call__(self, xt, t):
-        return self.model(xt, t, **self.kwargs)
+        return self.model(xt, t, **self.kwargs).to(xt.dtype)
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class _TwoForwards:
     guidance: Guidance
 
     def __call__(self, xt, t):
-        y = self.model(xt, t, **self.conditional)
-        return self.guidance.combine(y, self.model(xt, t, **self.unconditional))
+        y = self.model(xt, t, **self.conditional).to(xt.dtype)
+        u = self.model(xt, t, **self.unconditional).to(xt.dtype)
+        return self.guidance.combine(y, u)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class _OneForward:
     guidance: Guidance
 
     def __call__(self, xt, t):
-        out = self.model(torch.cat([xt, xt]), torch.cat([t, t]), **self.kwargs)
+        out = self.model(torch.cat([xt, xt]), torch.cat([t, t]), **self.kwargs).to(xt.dtype)
         return self.guidance.combine(*out.chunk(2))
 
 

@@ -3,8 +3,8 @@ import math
 
 import torch
 
-from tools import noise
 from tools.diffusions.predictions import eps_from_x0, v_from_x0
+from tools.diffusions.samplers import batch_of, randn_like
 
 LOSS_TYPES = ("mse", "rescaled_mse", "kl", "rescaled_kl", "l1", "rescaled_l1", "charbonnier")
 
@@ -112,8 +112,8 @@ def variational_bound(process, x0, model, model_kwargs=None, clamp=None, percent
     """All terms of the bound; see `DiffusionDDIM.variational_lower_bound_loop`."""
     terms = {"vlb": [], "x0_mse": [], "mse": []}
     for step in reversed(range(process.num_timesteps)):
-        t = torch.full((len(x0),), step, dtype=torch.long, device=x0.device)
-        n = noise.device_randn(x0.shape, device=x0.device, dtype=x0.dtype)
+        t = batch_of(step, x0)
+        n = randn_like(x0)
         xt = process.q_sample(x0, t, n)
         out = model(xt, process.model_time(t), **(model_kwargs or {}))
         bits, predicted = vlb(process, x0, xt, t, out, clamp, percentile)
@@ -122,9 +122,13 @@ def variational_bound(process, x0, model, model_kwargs=None, clamp=None, percent
         terms["x0_mse"].append(((predicted - x0) ** 2).flatten(1).mean(dim=1))
         terms["mse"].append(((eps - n) ** 2).flatten(1).mean(dim=1))
     result = {name: torch.stack(values, dim=1) for name, values in terms.items()}
-    t = torch.full((len(x0),), process.num_timesteps - 1, dtype=torch.long, device=x0.device)
-    mean, _, log_var = process.q_mean_variance(x0, t)
-    zero = torch.zeros_like(mean)
-    result["prior_bits_per_dim"] = kl_divergence(mean, log_var, zero, zero).flatten(1).mean(dim=1) / math.log(2)
+    result["prior_bits_per_dim"] = prior_bits(process, x0, batch_of(process.num_timesteps - 1, x0))
     result["total_bits_per_dim"] = result["vlb"].sum(dim=1) + result["prior_bits_per_dim"]
     return result
+
+
+def prior_bits(process, x0, t) -> torch.Tensor:
+    """KL(q(x_t | x_0) || N(0, 1)) in bits per element, [B]."""
+    mean, _, log_var = process.q_mean_variance(x0, t)
+    zero = torch.zeros_like(mean)
+    return kl_divergence(mean, log_var, zero, zero).flatten(1).mean(dim=1) / math.log(2)

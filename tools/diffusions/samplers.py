@@ -3,7 +3,7 @@
 A `Denoiser` is a network bound to a process, its guidance and its limits; every sampler asks it for a prediction and
 moves x_t one step.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,12 +62,12 @@ def ancestral(denoiser: Denoiser, x: torch.Tensor, *, generator=None, progress: 
     """x_{t-1} ~ N(mean, variance) for every t from T-1 to 0 (Ho et al. 2020, algorithm 2)."""
 
     def step(x, t):
-        mean, log_variance = denoiser.mean_variance(x, _batch_of(t, x))
+        mean, log_variance = denoiser.mean_variance(x, batch_of(t, x))
         if t == 0:
             return mean
-        return mean + torch.exp(0.5 * log_variance) * _randn(x, generator)
+        return mean + torch.exp(0.5 * log_variance) * randn_like(x, generator)
 
-    return _run(step, x, list(reversed(range(denoiser.process.num_timesteps))), progress)
+    return run_steps(step, x, range(denoiser.process.num_timesteps)[::-1], progress)
 
 
 def stride_of(num_timesteps: int, steps: int) -> int:
@@ -93,7 +93,7 @@ def ddim_step(denoiser: Denoiser, x0: torch.Tensor, eps: torch.Tensor, t: int, p
     ab, ab_prev = (denoiser.process.alpha_bar(i) for i in (t, previous))
     sigma = eta * ((1 - ab_prev) / (1 - ab) * (1 - ab / ab_prev)) ** 0.5
     x = ab_prev**0.5 * x0 + max(1 - ab_prev - sigma**2, 0) ** 0.5 * eps
-    return x + sigma * _randn(x0, generator) if sigma > 0 and t > 0 else x
+    return x + sigma * randn_like(x0, generator) if sigma > 0 and t > 0 else x
 
 
 def ddim(denoiser: Denoiser, x: torch.Tensor, steps: int, eta: float = 0.0, *, generator=None,
@@ -102,10 +102,10 @@ def ddim(denoiser: Denoiser, x: torch.Tensor, steps: int, eta: float = 0.0, *, g
     stride = stride_of(denoiser.process.num_timesteps, steps)
 
     def step(x, t):
-        x0, eps = denoiser.x0_eps(x, _batch_of(t, x))
+        x0, eps = denoiser.x0_eps(x, batch_of(t, x))
         return ddim_step(denoiser, x0, eps, t, max(t - stride, 0), eta, generator)
 
-    return _run(step, x, ddim_timesteps(denoiser.process.num_timesteps, steps), progress)
+    return run_steps(step, x, ddim_timesteps(denoiser.process.num_timesteps, steps), progress)
 
 
 def ddim_reverse(denoiser: Denoiser, x: torch.Tensor, steps: int, *, progress: Progress | None = None):
@@ -117,11 +117,11 @@ def ddim_reverse(denoiser: Denoiser, x: torch.Tensor, steps: int, *, progress: P
     stride = stride_of(total, steps)
 
     def step(x, t):
-        x0, eps = denoiser.x0_eps(x, _batch_of(t, x))
+        x0, eps = denoiser.x0_eps(x, batch_of(t, x))
         ab = denoiser.process.alpha_bar(t + stride) if t + stride < total else 0.0
         return ab**0.5 * x0 + (1 - ab) ** 0.5 * eps
 
-    return _run(step, x, list(range(0, total, stride)), progress)
+    return run_steps(step, x, range(0, total, stride), progress)
 
 
 def plms(denoiser: Denoiser, x: torch.Tensor, steps: int, *, progress: Progress | None = None) -> torch.Tensor:
@@ -132,19 +132,19 @@ def plms(denoiser: Denoiser, x: torch.Tensor, steps: int, *, progress: Progress 
 
     def step(x, t):
         previous = max(t - stride, 0)
-        x0, eps = denoiser.x0_eps(x, _batch_of(t, x))
+        x0, eps = denoiser.x0_eps(x, batch_of(t, x))
         if history:
             combined = _adams_bashforth(eps, history)
         else:
             ahead = ddim_step(denoiser, x0, eps, t, previous)
-            combined = (eps + denoiser.x0_eps(ahead, _batch_of(previous, x))[1]) / 2
+            combined = (eps + denoiser.x0_eps(ahead, batch_of(previous, x))[1]) / 2
         history.insert(0, eps)
         del history[3:]
-        alpha, sigma = process.alpha_sigma(_batch_of(t, x), x)
+        alpha, sigma = process.alpha_sigma(batch_of(t, x), x)
         x0 = torch.where(alpha == 0, x0, x0_from_eps(x, combined, alpha, sigma))
         return ddim_step(denoiser, x0, combined, t, previous)
 
-    return _run(step, x, ddim_timesteps(process.num_timesteps, steps), progress)
+    return run_steps(step, x, ddim_timesteps(process.num_timesteps, steps), progress)
 
 
 def _adams_bashforth(eps: torch.Tensor, history: list[torch.Tensor]) -> torch.Tensor:
@@ -153,8 +153,9 @@ def _adams_bashforth(eps: torch.Tensor, history: list[torch.Tensor]) -> torch.Te
     return sum(w * e for w, e in zip(weights[len(history)], (eps, *history), strict=True))
 
 
-def _run(step: Callable[[torch.Tensor, int], torch.Tensor], x: torch.Tensor, times: list[int],
-         progress: Progress | None) -> torch.Tensor:
+def run_steps(step: Callable[[torch.Tensor, int], torch.Tensor], x: torch.Tensor, times: Sequence[int],
+              progress: Progress | None) -> torch.Tensor:
+    """The loop that all samplers share: x <- step(x, t) for every t."""
     for done, t in enumerate(times, start=1):
         x = step(x, t)
         if progress is not None:
@@ -162,9 +163,11 @@ def _run(step: Callable[[torch.Tensor, int], torch.Tensor], x: torch.Tensor, tim
     return x
 
 
-def _batch_of(t: int, x: torch.Tensor) -> torch.Tensor:
+def batch_of(t: int, x: torch.Tensor) -> torch.Tensor:
+    """One step for every sample of x, int64 [B]."""
     return torch.full((len(x),), t, dtype=torch.long, device=x.device)
 
 
-def _randn(x: torch.Tensor, generator) -> torch.Tensor:
+def randn_like(x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Normal noise shaped as x."""
     return noise.device_randn(x.shape, device=x.device, dtype=x.dtype, generator=generator)
