@@ -1,0 +1,220 @@
+"""Whole tasks with formula components: topic vgen-engine, kind `engine`.
+
+The task runs in a temporary folder that holds the case's files, pictures and checkpoints, from its own command line.
+Two settings are put back to what the original did, because ours differ by default: one random stream for the whole
+list, and two separate forward calls for guidance. Draws made on the compute device are replaced as the case says.
+"""
+import contextlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tests.goldens.reader import tensor, uniform
+from tests.replays import not_built, toys
+from tools import noise, runtime
+from tools.cli import parse
+from tools.config import is_training, load_config
+from tools.registry import ENGINE, load_components
+
+RUN_AS_ORIGINAL = ["device", "cpu"]
+SAMPLE_AS_ORIGINAL = ["seeding", "sequential", "batched_guidance", "false"]
+TRAIN_AS_ORIGINAL = ["tensorboard", "false", "shuffle", "false"]
+RECORDED_CALLS = {"first": 0, "second": 1, "last": -1}
+TIMESTEPS_KEPT = 200
+
+
+@dataclass
+class Record:
+    """What a run did.
+
+    Attributes:
+        calls: (x, t, conditions) of every model call.
+        draws: shapes drawn on the compute device.
+        videos: decoded videos [B, 3, F, H, W] handed to the writer, with the captions.
+        losses: of every update.
+        files: what lies in the working folder afterwards and did not before.
+        final: parameters of the trained model.
+        checkpoints: layout of every weights file written.
+    """
+
+    calls: list[tuple[Tensor, Tensor, dict]] = field(default_factory=list)
+    draws: list[tuple] = field(default_factory=list)
+    videos: list[tuple[str, Tensor, list[str]]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    final: dict[str, Tensor] = field(default_factory=dict)
+    checkpoints: dict[str, dict] = field(default_factory=dict)
+
+
+def replay_engine(case: dict, expected: dict, path) -> Iterator[tuple]:
+    """Run the task and compare videos, model inputs, losses, parameters and files."""
+    load_components()
+    if case["task"] not in ENGINE.names():
+        raise not_built(case["task"])
+    with working_folder(case), quiet():
+        record = run_task(case)
+    yield from videos(case, record, expected)
+    yield from model_calls(case, record, expected)
+    yield from training_figures(record, expected)
+    yield from meta(case, record, json.loads(bytes(expected["meta"])))
+
+
+@contextlib.contextmanager
+def working_folder(case: dict) -> Iterator[Path]:
+    """A temporary working directory with everything that the case lists."""
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        for file, text in case["files"].items():
+            _make(file).write_text(text, encoding="utf-8")
+        for file, spec in case.get("images", {}).items():
+            rule_image(spec).save(_make(file))
+        for file, content in case.get("checkpoints", {}).items():
+            torch.save(checkpoint(content), _make(file))
+        yield Path(name)
+
+
+def _make(file: str) -> Path:
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def rule_image(spec: dict) -> Image.Image:
+    """uint8 [h, w, 3] = floor((u + 1) / 2 * 256) with u the rule's numbers in [-1, 1); `size` is [w, h]."""
+    width, height = spec["size"]
+    pixels = np.floor((uniform(spec["key"], (height, width, 3), scale=1.0) + 1) / 2 * 256)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def checkpoint(content: dict):
+    """A weights file from its description: a wrapped state dict, or a bare tensor."""
+    if "tensor" in content:
+        return tensor(content["tensor"])
+    return {"state_dict": {key: tensor(spec) for key, spec in content["state_dict"].items()}, "step": content["step"]}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave logging and the random streams as they were."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    state = runtime.rng_state()
+    try:
+        yield
+    finally:
+        for handler in root.handlers[:]:
+            if handler not in handlers:
+                root.removeHandler(handler)
+                handler.close()
+        root.setLevel(level)
+        runtime.set_rng_state(state)
+
+
+def run_task(case: dict) -> Record:
+    """Run the case's command line in the present working directory."""
+    arguments = parse(case["argv"], "")
+    cfg = load_config(arguments.cfg, arguments.overrides + RUN_AS_ORIGINAL, arguments.debug, arguments.imports)
+    training = is_training(cfg.TASK_TYPE)
+    cfg = load_config(arguments.cfg, arguments.overrides + RUN_AS_ORIGINAL
+                      + (TRAIN_AS_ORIGINAL if training else SAMPLE_AS_ORIGINAL), arguments.debug, arguments.imports)
+    before = set(all_files())
+    record = Record(calls=toys.ToyUNet.calls)
+    toys.ToyUNet.calls.clear()
+    device_randn, record.draws = toys.device_draws(case.get("device_noise_rule"))
+    device_randint = toys.device_integers(case.get("randint_values", []))
+    with mock.patch.object(noise, "device_randn", device_randn), \
+            mock.patch.object(noise, "device_randint", device_randint), recording(record):
+        engine = ENGINE.get(cfg.TASK_TYPE)(cfg)
+        engine.batch_loss = keeping_losses(engine.batch_loss, record.losses)
+        engine.run()
+    record.files = sorted(set(all_files()) - before)
+    if training:
+        record.final = {name: value.detach() for name, value in engine.trainable().named_parameters()}
+        record.checkpoints = {file: layout(file) for file in record.files if Path(file).suffix == ".pth"}
+    return record
+
+
+def keeping_losses(batch_loss, losses: list[float]):
+    """`batch_loss` that also writes down every loss."""
+    def wrapped(batch):
+        loss, values = batch_loss(batch)
+        losses.append(float(loss))
+        return loss, values
+    return wrapped
+
+
+def all_files() -> list[str]:
+    """Paths of all files below the working directory."""
+    return sorted(path.as_posix() for path in Path().rglob("*") if path.is_file())
+
+
+def layout(file: str) -> dict:
+    """Keys of a weights file's parts, and its step."""
+    content = torch.load(file, weights_only=True)
+    return {key: sorted(value) if isinstance(value, dict) else value for key, value in content.items()}
+
+
+def videos(case: dict, record: Record, expected: dict) -> Iterator[tuple]:
+    """The tensors that were handed to the writer, in order."""
+    stride = case.get("video_stride", 1)
+    for key in (key for key in expected if key.startswith("video.")):
+        index = int(key.removeprefix("video."))
+        video = record.videos[index][1] if index < len(record.videos) else torch.tensor(torch.nan)
+        yield key, video[..., ::stride, ::stride] if video.dim() else video, expected[key]
+
+
+def model_calls(case: dict, record: Record, expected: dict) -> Iterator[tuple]:
+    """Inputs of the recorded calls of the denoiser, and the time of every call."""
+    stride = case.get("latent_stride", 1)
+    for key in (key for key in expected if key.startswith("call.")):
+        _, name, argument = key.split(".", 2)
+        value = call_inputs(case, record, name).get(argument)
+        value = torch.as_tensor(torch.nan if value is None else value)
+        yield key, value[..., ::stride, ::stride] if value.dim() >= 4 else value, expected[key]
+    if "timesteps" in expected:
+        first_sample = [float(t.reshape(-1)[0]) for _, t, _ in record.calls]
+        yield "timesteps", np.array(first_sample[:case.get("timesteps_take", TIMESTEPS_KEPT)]), expected["timesteps"]
+
+
+def call_inputs(case: dict, record: Record, name: str) -> dict:
+    """Everything that the call recorded as `name` was given; empty when there was no such call."""
+    index = case.get("record_calls", RECORDED_CALLS)[name]
+    if not -len(record.calls) <= index < len(record.calls):
+        return {}
+    x, t, conditions = record.calls[index]
+    return {"x": x, "t": t} | conditions
+
+
+def training_figures(record: Record, expected: dict) -> Iterator[tuple]:
+    """Loss of every update and the parameters at the end."""
+    if "losses" in expected:
+        yield "losses", np.array(record.losses), expected["losses"]
+    for key in (key for key in expected if key.startswith("final.")):
+        yield key, record.final.get(key.removeprefix("final."), np.nan), expected[key]
+
+
+def meta(case: dict, record: Record, wanted: dict) -> Iterator[tuple]:
+    """Files and captions, number of calls and draws, names and shapes of what the denoiser was told."""
+    found = {
+        "outputs": [[path, captions] for path, _, captions in record.videos],
+        "files": [file for file in wanted.get("files", ()) if file in record.files],
+        "model_calls": len(record.calls),
+        "device_draws": len(record.draws),
+        "checkpoints": {file: record.checkpoints.get(file) for file in wanted.get("checkpoints", ())},
+        "call_kwargs": {name: {key: None if value is None else list(torch.as_tensor(value).shape)
+                               for key, value in call_inputs(case, record, name).items() if key not in ("x", "t")}
+                        for name in wanted.get("call_kwargs", ())},
+    }
+    for part in wanted:
+        yield f"meta/{part}", found.get(part), wanted[part]
+
+
+HANDLERS = {("vgen-engine", "engine"): replay_engine}
