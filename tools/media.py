@@ -68,7 +68,7 @@ def read_frames(path, indices: Sequence[int]) -> np.ndarray:
 
     Args:
         indices: numbers from 0, in any order, repeats allowed. In a video of variable rate, number i is what is on
-            display at time i / average rate.
+            display i / average rate after its first frame.
 
     Returns:
         uint8 [len(indices), H, W, 3].
@@ -85,6 +85,8 @@ def read_frames(path, indices: Sequence[int]) -> np.ndarray:
             if frames is not None:
                 found |= frames
                 break
+        else:
+            raise UserError(f"video '{path}' has no frame that can be decoded")
     return np.stack([found[i] for i in indices])
 
 
@@ -105,18 +107,17 @@ def _read_run(path, run: list[int], lead: float | None) -> dict[int, np.ndarray]
     """
     with _open(path) as (container, stream):
         rate = _rate(stream)
-        if lead is not None:
-            seconds = run[0] / rate - Fraction(lead)
-            if seconds <= 0:
-                lead = None
-            elif not _seek(container, stream, seconds):
+        seconds = run[0] / rate - Fraction(lead) if lead is not None else Fraction(0)
+        if seconds <= 0:
+            numbered = _numbered(container.decode(stream), rate * stream.time_base)
+        else:
+            opening = next(container.decode(stream), None)
+            if opening is None or opening.pts is None or not _seek(container, stream, opening.pts, seconds):
                 return None
-        numbered = _numbered(container, stream, rate, whole=lead is None)
+            numbered = _sought(container.decode(stream), rate * stream.time_base, opening.pts)
         first = next(numbered, None)
-        if lead is not None and (first is None or first[0] > run[0]):
+        if first is None or (seconds > 0 and first[0] > run[0]):
             return None
-        if first is None:
-            raise UserError(f"video '{path}' has no frame that can be decoded")
         return _pick(itertools.chain([first], numbered), run, path)
 
 
@@ -138,30 +139,28 @@ def _pick(numbered: Iterable[tuple[int, av.VideoFrame]], run: list[int], path) -
     return found
 
 
-def _numbered(container, stream, rate: Fraction, whole: bool) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, frame) in display order, from the first key frame on.
+def _numbered(frames: Iterable[av.VideoFrame], rate: Fraction) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) from the first frame on, at `rate` frames per tick; those without a time stamp are counted."""
+    number, origin = -1, None
+    for frame in frames:
+        number += 1
+        if frame.pts is not None:
+            origin = frame.pts if origin is None else origin
+            number = round((frame.pts - origin) * rate)
+        yield number, frame
 
-    Frames ahead of it refer to pictures that were skipped by the seek. Frames without a time stamp are counted,
-    which is right only when the `whole` stream is read.
-    """
-    start = stream.start_time or 0
-    begun = whole
-    count = 0
-    for frame in container.decode(stream):
-        begun = begun or frame.key_frame
-        if not begun:
-            continue
-        if frame.pts is not None and stream.time_base:
-            count = max(round((frame.pts - start) * stream.time_base * rate), 0)
-        elif not whole:
+
+def _sought(frames: Iterable[av.VideoFrame], rate: Fraction, origin: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) after a seek: from the first key frame on: those before it lack what they refer to."""
+    for frame in itertools.dropwhile(lambda frame: not frame.key_frame, frames):
+        if frame.pts is None:
             return
-        yield count, frame
-        count += 1
+        yield round((frame.pts - origin) * rate), frame
 
 
-def _seek(container, stream, seconds: Fraction) -> bool:
+def _seek(container, stream, origin: int, seconds: Fraction) -> bool:
     try:
-        container.seek((stream.start_time or 0) + int(seconds / stream.time_base), stream=stream)
+        container.seek(origin + int(seconds / stream.time_base), stream=stream)
     except av.FFmpegError as error:
         log.debug("cannot seek in '%s' (%s); reading from the start", container.name, error)
         return False

@@ -22,7 +22,7 @@ class ImageDataset(ListedDataset):
         self.require_readable()
 
     def load(self, entry: Entry, generator: torch.Generator) -> dict:
-        """{"ref_frame" [3, H, W], "vit_frame" [3, h', w'], "video" [1, 3, H, W], "caption", "key", "fps" 1} of a file."""
+        """{"ref_frame" [3, H, W], "vit_frame" [3, h', w'], "video" [1, 3, H, W], "caption", "key", "fps": 1}."""
         image = media.read_image(entry.file)
         video = self.transforms([image])
         return {"ref_frame": video[0], "vit_frame": self.vit_transforms(image), "video": video,
