@@ -5,6 +5,7 @@ the hue of its inside; its shape is the outline that explains its pixels best; i
 area and its angle do over time. Nothing of the clip's truth is used, and what is not clear is None.
 """
 import dataclasses
+import functools
 import math
 
 import cv2
@@ -69,22 +70,34 @@ class Blob:
     left: int
     top: int
 
-    @property
+    @functools.cached_property
     def area(self) -> float:
+        """Square pixels."""
         return float(self.cover.sum())
 
-    @property
+    @functools.cached_property
     def center(self) -> tuple[float, float]:
         """Centre of mass (x, y) in pixels of the frame."""
         x = self.left + 0.5 + (self.cover.sum(0) @ np.arange(self.cover.shape[1])) / self.area
         y = self.top + 0.5 + (self.cover.sum(1) @ np.arange(self.cover.shape[0])) / self.area
         return float(x), float(y)
 
+    @functools.cached_property
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
         """x [1, w] and y [h, 1] of the pixels relative to the centre of mass."""
         x, y = self.center
         height, width = self.cover.shape
-        return (np.arange(width) + self.left + 0.5 - x)[None, :], (np.arange(height) + self.top + 0.5 - y)[:, None]
+        across, down = np.arange(width) + (self.left + 0.5 - x), np.arange(height) + (self.top + 0.5 - y)
+        return across[None, :].astype(np.float32), down[:, None].astype(np.float32)
+
+    def phase(self, tips: int) -> float:
+        """Where `tips` tips point: radians clockwise from the top, within pi / tips either way.
+
+        The phase of the complex moment sum(cover * z^tips), z = -y + ix: mass far out lies toward the tips.
+        """
+        x, y = self.grid
+        moment = (self.cover * (1j * x - y) ** tips).sum()
+        return float(np.angle(moment)) / tips
 
 
 def read_clip(video: np.ndarray) -> Reading:
@@ -134,7 +147,7 @@ def find_object(frame: np.ndarray, rows: np.ndarray) -> Blob | None:
         frame: uint8 [H, W, 3].
         rows: background, float32 [H, 3].
     """
-    chroma = np.ptp(cv2.blur(frame, (3, 3)), axis=-1)
+    chroma = _chroma(cv2.blur(frame, (3, 3)))
     peak = int(chroma.max())
     if peak < MIN_CHROMA:
         return None
@@ -154,8 +167,14 @@ def find_object(frame: np.ndarray, rows: np.ndarray) -> Blob | None:
     back = rows[y0:y0 + len(pixels), None]
     toward = rgb - back
     cover = ((pixels - back) * toward).sum(-1) / np.maximum((toward ** 2).sum(-1), 1.0)
-    blob = Blob(rgb, np.where(near, cover, 0).clip(0, 1), x0, y0)
+    blob = Blob(rgb, (cover * near).clip(0, 1).astype(np.float32), x0, y0)
     return blob if blob.area > MIN_AREA * min(frame.shape[:2]) ** 2 else None
+
+
+def _chroma(frame: np.ndarray) -> np.ndarray:
+    """Largest minus smallest channel of every pixel, uint8 [H, W, 3] to [H, W]."""
+    red, green, blue = cv2.split(frame)
+    return cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
 
 
 def name_color(rgb: np.ndarray) -> str | None:
@@ -172,16 +191,6 @@ def hue(rgb: np.ndarray) -> float:
     return math.degrees(math.atan2(math.sqrt(3) * (green - blue), 2 * red - green - blue)) % 360
 
 
-def phase(blob: Blob, tips: int) -> float:
-    """Where the tips point: radians clockwise from the top, within pi / tips either way.
-
-    The phase of the moment sum(cover * r^2 * exp(i * tips * theta)): mass far out lies toward the tips.
-    """
-    x, y = blob.grid()
-    moment = (blob.cover * (x * x + y * y) * np.exp(1j * tips * np.arctan2(x, -y))).sum()
-    return float(np.angle(moment)) / tips
-
-
 def _misfits(blob: Blob | None) -> dict[str, float] | None:
     """For every shape: how much of the object it leaves unexplained, 0 (nothing) to 1 (the most that may be).
 
@@ -191,13 +200,12 @@ def _misfits(blob: Blob | None) -> dict[str, float] | None:
     if blob is None:
         return None
     limit = (MAX_MISFIT + 0.5 / math.sqrt(blob.area / math.pi)) * blob.area
-    x, y = blob.grid()
+    x, y = blob.grid
     misfits = {}
     for shape, tips in SHAPES.items():
-        angle = phase(blob, tips.count) - tips.upright if tips else 0.0
+        angle = blob.phase(tips.count) - tips.upright if tips else 0.0
         radius = math.sqrt(blob.area / unit_area(shape))
-        drawn = np.clip(0.5 - signed_distance(shape, x, y, radius, angle), 0, 1)
-        drawn = drawn.astype(np.float32)
+        drawn = np.clip(0.5 - signed_distance(shape, x, y, np.float32(radius), np.float32(angle)), 0, 1)
         softened = [drawn] + [cv2.GaussianBlur(drawn, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT) for sigma in BLURS]
         misfits[shape] = min(float(np.abs(soft - blob.cover).sum()) / limit for soft in softened)
     return misfits
@@ -228,7 +236,7 @@ def _angles(blobs: list, shape: str | None) -> np.ndarray:
     angles = np.full(len(blobs), math.nan, np.float32)
     seen = [i for i, blob in enumerate(blobs) if blob]
     if tips and seen:
-        turns = np.array([phase(blobs[i], tips.count) - tips.upright for i in seen])
+        turns = np.array([blobs[i].phase(tips.count) - tips.upright for i in seen])
         first = (turns[0] * tips.count + math.pi) % (2 * math.pi) - math.pi
         turns = np.unwrap(np.concatenate([[first], turns[1:] * tips.count])) / tips.count
         angles[seen] = turns
