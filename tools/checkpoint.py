@@ -1,9 +1,6 @@
 """Read and write weights: safely, atomically, from local paths or hub names, in the layouts that users have."""
-import errno
 import hashlib
 import logging
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file as save_safetensors
 
 from tools.errors import UserError
+from tools.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -122,35 +120,6 @@ def describe_mismatch(own: dict, state: dict) -> str:
     return "; ".join(f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in groups.items() if keys)
 
 
-def atomic_write(path: Path, write) -> None:
-    """Call `write(temporary_path)` and move the result to `path`, whole or not at all.
-
-    Raises:
-        UserError: no space left on the disk; nothing is left behind.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if _disk_full(error):
-            raise UserError(f"no space left on the disk while writing '{path}'; free some and run again") from error
-        raise
-
-
-def _disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return True
-    # torch's zip writer reports a failed write without an errno.
-    return isinstance(error, RuntimeError) and "No space left" in str(error)
-
-
 def save_file(content: dict, path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write `content` atomically: safetensors by suffix, else a torch file.
 
@@ -160,14 +129,17 @@ def save_file(content: dict, path: Path, metadata: dict[str, str] | None = None)
     """
     if Path(path).suffix == ".safetensors":
         tensors = {key: value.detach().contiguous().cpu() for key, value in content.items()}
-        atomic_write(path, lambda temporary: save_safetensors(tensors, temporary, metadata))
+        with replacing(path) as temporary:
+            save_safetensors(tensors, temporary, metadata)
     else:
-        atomic_write(path, lambda temporary: torch.save(content, temporary))
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
 
 
 def save_text(text: str, path: Path) -> None:
     """Write a text file atomically, UTF-8."""
-    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def step_of(path: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tools.config import Config, load_config
 from tools.errors import UserError
-from tools.registry import REGISTRIES, load_components
+from tools.registry import ENGINE, REGISTRIES, load_components
 
 EPILOG = """\
 overrides:
@@ -103,6 +103,15 @@ def prepare(arguments: argparse.Namespace) -> Config | None:
 
 def _load(arguments: argparse.Namespace) -> Config:
     return load_config(arguments.cfg, arguments.overrides, arguments.debug, arguments.imports)
+
+
+def run_task(cfg: Config) -> None:
+    """Run the task of a configuration, on all GPUs of this machine where there are several."""
+    from tools import runtime  # imports torch
+    if runtime.launch_on_all_devices(cfg.debug, cfg.device):
+        return
+    load_components(cfg.imports)
+    ENGINE.build({"type": cfg.TASK_TYPE}, cfg=cfg).run()
 
 
 def list_components() -> str:

@@ -1,12 +1,12 @@
 """Training batches whose content depends on the seed and the position alone, so that a run can stop anywhere."""
+import contextlib
 import random
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
-
-from tools import runtime
 
 
 class SeededItems(Dataset):
@@ -28,12 +28,8 @@ class SeededItems(Dataset):
     def __getitem__(self, position: int):
         epoch, offset = divmod(position, len(self.dataset))
         index = self._permutation(epoch)[offset] if self.shuffle else offset
-        state = runtime.rng_state()
-        try:
-            runtime.seed_everything(int(np.random.SeedSequence([self.seed, position]).generate_state(1)[0]))
+        with _seeded(f"{self.seed}/{position}"):
             return self.dataset[int(index)]
-        finally:
-            runtime.set_rng_state(state)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
@@ -41,6 +37,23 @@ class SeededItems(Dataset):
             random.Random(f"{self.seed}/{epoch}").shuffle(order)
             self._epoch, self._order = epoch, order
         return self._order
+
+
+@contextlib.contextmanager
+def _seeded(key: str) -> Iterator[None]:
+    """Generators of the process seeded by `key` inside the block, as they were after it."""
+    seed = zlib.crc32(key.encode())
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    # Not torch.manual_seed: it would also seed every GPU, which data does not use, at every item.
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 class PositionSampler(Sampler[int]):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tools import runtime
+from tools import checkpoint, runtime
 from tools.engines.sample import Sampling
 from tools.engines.train import Trainer
 from tools.registry import DATASETS, ENGINE
@@ -51,8 +51,7 @@ class Engine:
         """Build everything and train or sample."""
         runtime.seed_everything(self.cfg.seed + self.runtime.rank)
         if self.mode == "train":
-            name = "log.txt" if self.runtime.is_main else f"log_{self.runtime.rank:02d}.txt"
-            runtime.start_logging(self.runtime, self.folder / name)
+            runtime.start_logging(self.runtime, None)
             self.build()
             Trainer(self).run()
         else:
@@ -76,6 +75,11 @@ class Engine:
 
     def preview(self, step: int, batch: dict) -> None:
         """Draw what the model does now; nothing by default."""
+
+    def weight_digest(self, section: str) -> str | None:
+        """Digest of the weights file that a section names; None where it names none."""
+        path = (self.cfg[section] or {}).get("pretrained")
+        return checkpoint.digest(path) if path else None
 
     def to_device(self, batch: dict) -> dict:
         """Batch with its tensors on the run's device."""

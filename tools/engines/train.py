@@ -42,7 +42,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.runtime.device.type, enabled=self.runtime.precision == "fp16")
         self.schedule = AnnealingLR(self.optimizer, base_lr=float(cfg.lr), warmup_steps=cfg.warmup_steps,
                                     total_steps=cfg.num_steps, decay_mode=cfg.decay_mode)
-        self.ema = EMA(self.model, cfg.ema_decay, cfg.ema_warmup) if cfg.use_ema else None
+        self.ema = EMA(self.model, cfg.ema_decay, cfg.ema_warmup) if self._wants_ema() else None
         self.step = engine.first_step
         self.first_step = self.step
         self.batches_done = 0
@@ -52,11 +52,11 @@ class Trainer:
         self._resume()
         self._wrap()
         data = self._batches()
+        # Nothing is written before this point, where everything that the run needs has proven to be there.
+        name = "log.txt" if self.runtime.is_main else f"log_{self.runtime.rank:02d}.txt"
+        runtime.start_logging(self.runtime, self.folder / name)
         metrics = Metrics(self.folder, self.step, self.cfg.tensorboard) if self.runtime.is_main else None
         last = self.cfg.num_steps
-        if self.step > last:
-            log.info("nothing to do: step %d is behind num_steps %d", self.step, last)
-            return
         log.info("training steps %d to %d in %s", self.step, last, self.folder)
         with tqdm(total=last + 1, initial=self.step, unit="step", disable=not self.runtime.is_main) as bar:
             while self.step <= last:
@@ -71,6 +71,10 @@ class Trainer:
                 self.step += 1
                 bar.update()
         self.runtime.barrier()
+
+    def _wants_ema(self) -> bool:
+        wanted = self.cfg.use_ema
+        return self.runtime.world_size > 1 if wanted is None else wanted
 
     def _due(self, interval: int) -> bool:
         return self.step in (self.first_step, self.cfg.num_steps) or self.step % interval == 0

@@ -1,0 +1,187 @@
+"""What the latent diffusion methods of the VGen family share: components, text, latents, loss, denoising."""
+import functools
+import logging
+
+import torch
+
+from tools import checkpoint, noise
+from tools.autoencoders.video import decode_video, encode_video
+from tools.embedders.features import text_tokens
+from tools.engines.engine import Engine
+from tools.engines.latent_cache import cached_latents
+from tools.errors import UserError
+from tools.models.attention import set_attention_backend
+from tools.registry import AUTO_ENCODER, DIFFUSION, EMBEDDER, MODEL, PRETRAIN, VISUAL
+
+log = logging.getLogger(__name__)
+
+MEMORY_LIMIT = 8192  # captions whose tokens are kept
+
+
+class LatentDiffusion(Engine):
+    """Engine with an autoencoder, an embedder, a denoiser and a diffusion process.
+
+    A method states its conditions; a different objective or sampler overrides `loss` or `denoise`.
+    """
+
+    needs_image_vector = False
+
+    def build(self) -> None:
+        cfg, device = self.cfg, self.runtime.device
+        set_attention_backend(cfg.attention_backend)
+        self.autoencoder = AUTO_ENCODER.build(cfg.auto_encoder).to(device).eval().requires_grad_(False)
+        self.embedder = EMBEDDER.build(cfg.embedder).to(device).eval().requires_grad_(False)
+        self.diffusion = DIFFUSION.build(cfg.Diffusion)
+        self.model = MODEL.build(cfg.UNet)
+        if self.mode == "sample":
+            checkpoint.load_into(self.model, checkpoint.load_state(cfg.test_model),
+                                 f"test_model '{cfg.test_model}' into {cfg.UNet['type']}")
+            self.model.eval().requires_grad_(False)
+        elif cfg.Pretrain:
+            self.model, self.first_step = PRETRAIN.build(cfg.Pretrain, model=self.model)
+        self.network = self.model.to(device)
+        self.visual = VISUAL.build(cfg.visual_train) if self.mode == "train" and cfg.visual_train else None
+        self._tokens = {}
+
+    # What a method fills in.
+
+    def conditions(self, batch: dict, training: bool) -> tuple[dict, dict]:
+        """What the denoiser is told, as keyword arguments of its forward.
+
+        Args:
+            batch: `caption`, list of B texts; `latents` [B, c, F, h, w] in training; what else the method needs.
+            training: draw the dropout of conditions.
+
+        Returns:
+            Positive and negative conditions; training uses the positive ones alone.
+        """
+        raise NotImplementedError
+
+    def loss(self, latents: torch.Tensor, conditions: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean diffusion loss at uniformly drawn times, and what else to log."""
+        steps = self.cfg.opti_timesteps or self.diffusion.num_timesteps
+        t = noise.device_randint(0, steps, (latents.shape[0],), device=latents.device)
+        losses = self.diffusion.loss(x0=latents, t=t, model=self.network, model_kwargs=conditions,
+                                     use_div_loss=self.cfg.use_div_loss)
+        return losses.mean(), {}
+
+    def denoise(self, start: torch.Tensor, conditions: tuple[dict, dict], generator=None,
+                progress=None) -> torch.Tensor:
+        """Latents from noise by DDIM with guidance; in two forwards per step where one does not fit into memory."""
+        cfg = self.cfg
+        guided = cfg.guide_scale is not None
+
+        def sample(batched: bool) -> torch.Tensor:
+            with self.runtime.autocast(), self.condition_cache():
+                return self.diffusion.ddim_sample_loop(
+                    noise=start, model=self.model, model_kwargs=list(conditions) if guided else conditions[0],
+                    guide_scale=cfg.guide_scale, ddim_timesteps=cfg.ddim_timesteps, eta=cfg.eta, generator=generator,
+                    progress=progress, batched_guidance=batched)
+
+        if cfg.batched_guidance != "auto":
+            return sample(cfg.batched_guidance)
+        try:
+            return sample(True)
+        except torch.OutOfMemoryError:
+            log.warning("not enough memory for both branches of guidance in one forward; going on with two")
+            torch.cuda.empty_cache()
+        return sample(False)
+
+    # Training.
+
+    def trainable(self) -> torch.nn.Module:
+        return self.model
+
+    def dataset(self):
+        dataset, batch_size = super().dataset()
+        if self.cfg.cache_latents:
+            dataset = cached_latents(self, dataset, self.cfg.cache_latents)
+        return dataset, batch_size
+
+    def batch_loss(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if "latents" not in batch:
+            batch = batch | {"latents": self.encode(batch["video"])}
+        positive, _ = self.conditions(batch, training=True)
+        return self.loss(batch["latents"], positive)
+
+    def preview(self, step: int, batch: dict) -> None:
+        if self.visual is not None:
+            self.visual.run(self, step, batch)
+
+    # Text and pixels.
+
+    @torch.no_grad()
+    def words(self, texts: list[str]) -> torch.Tensor:
+        """Token embeddings [B, L, d]; a caption is encoded once and kept."""
+        new = list(dict.fromkeys(text for text in texts if text not in self._tokens))
+        if new:
+            if len(self._tokens) > MEMORY_LIMIT:
+                self._tokens.clear()
+                new = list(dict.fromkeys(texts))
+            self._tokens |= dict(zip(new, text_tokens(self.embedder, new).float(), strict=True))
+        return torch.stack([self._tokens[text] for text in texts])
+
+    @torch.no_grad()
+    def encode(self, video: torch.Tensor, generator=None) -> torch.Tensor:
+        """Pixels [B, F, 3, H, W] to scaled latents [B, c, F, h, w]."""
+        return encode_video(self.autoencoder, video, self.cfg.scale_factor, self.cfg.chunk_size, generator)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents [B, c, F, h, w] to pixels [B, 3, F, H, W] in [-1, 1]."""
+        return decode_video(self.autoencoder, latents, self.cfg.scale_factor, self.cfg.decoder_bs)
+
+    def frame_rates(self, batch: dict) -> torch.Tensor:
+        """[B] frames per second that the clips were sampled at (training) or are asked for (sampling)."""
+        fps = self.rank_plan()[2] if self.mode == "train" else self.cfg.target_fps
+        return torch.full((len(batch["caption"]),), fps, dtype=torch.long, device=self.runtime.device)
+
+    def condition_cache(self):
+        """Context in which the denoiser keeps what depends on its conditions alone."""
+        cache = getattr(self.model, "condition_cache", None)
+        return cache() if cache else torch.no_grad()
+
+    # Sampling.
+
+    def check(self) -> None:
+        """Refuse sizes that cannot work, before anything is loaded."""
+        cfg = self.cfg
+        for name, pixels in zip(("width", "height"), cfg.resolution, strict=True):
+            if pixels % cfg.scale:
+                good = max(cfg.scale, round(pixels / cfg.scale) * cfg.scale)
+                raise UserError(f"resolution: {name} {pixels} is not a multiple of {cfg.scale}; the nearest is {good}")
+        if cfg.eta and cfg.batch_size > 1:
+            raise UserError("eta above 0 draws noise at every step, which batch_size above 1 would share between prompts; "
+                            "set batch_size 1")
+
+    @functools.cache
+    def weight_files(self) -> dict[str, dict]:
+        """Weights of this run by role: path and digest, for sidecars."""
+        files = {"UNet": self.cfg.test_model,
+                 "auto_encoder": AUTO_ENCODER.arguments(self.cfg.auto_encoder).get("pretrained"),
+                 "embedder": EMBEDDER.arguments(self.cfg.embedder).get("pretrained")}
+        return {role: {"path": path, "sha256": checkpoint.digest(path)} for role, path in files.items() if path}
+
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """[c, F, h, w] of the latents that are sampled."""
+        width, height = self.cfg.resolution
+        return 4, self.cfg.max_frames, height // self.cfg.scale, width // self.cfg.scale
+
+    def request(self, items: list, generators: list) -> dict:
+        """Batch of conditions' raw material for sampling; draws of a request come from its generator."""
+        return {"caption": [item.caption + self.cfg.positive_prompt for item in items]}
+
+    @torch.no_grad()
+    def generate(self, items: list, generators: list, progress=None) -> list[torch.Tensor]:
+        """Videos [F, 3, H, W] in [-1, 1] of the items.
+
+        Args:
+            items: lines of a list.
+            generators: one CPU generator each, None for the global stream.
+            progress: called with (steps done, steps in all).
+        """
+        batch = self.request(items, generators)
+        conditions = self.conditions(batch, training=False)
+        start = torch.cat([noise.cpu_randn((1, *self.latent_shape()), generator=g) for g in generators])
+        latents = self.denoise(start.to(self.runtime.device), conditions, generators[0], progress)
+        return list(self.decode(latents).transpose(1, 2))

@@ -1,0 +1,130 @@
+"""The sampling loop: requests of a list, shared over the ranks, each to a video with a sidecar."""
+import functools
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from tools import checkpoint, runtime
+from tools.datasets.lists import Item
+from tools.errors import UserError
+from tools.media import to_uint8, write_video
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One video to make.
+
+    Attributes:
+        item: line of the list it comes from.
+        index: number of the request in the list: every line counts `round` times, skipped ones too, as in the
+            original, whose file names carry it.
+        seed: of this request's noise.
+    """
+
+    item: Item
+    index: int
+    seed: int
+
+    def generator(self) -> torch.Generator:
+        """Fresh CPU generator; the request's noise depends on nothing else."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+class Sampling:
+    """Runs the requests of one engine.
+
+    The engine says which items there are (`items`), what a request's file is called (`output_name`) and makes the
+    videos (`generate`).
+
+    Args:
+        engine: the method; not built yet, so that bad lists are refused before any weight is read.
+    """
+
+    def __init__(self, engine):
+        self.engine, self.cfg, self.runtime = engine, engine.cfg, engine.runtime
+
+    @property
+    def folder(self) -> Path:
+        """Where videos go: `{log_dir}/{list name}`."""
+        return Path(self.cfg.log_dir) / Path(self.cfg.test_list_path).name.split(".")[0]
+
+    def run(self) -> None:
+        """Make every video of the list that falls to this rank."""
+        runtime.start_logging(self.runtime, None)
+        requests = self.requests()
+        self.engine.check()
+        self.engine.build()
+        runtime.start_logging(self.runtime, self.folder / f"log_{self.runtime.rank:02d}.txt")
+        if self.cfg.seeding == "sequential":
+            runtime.seed_everything(self.cfg.seed + self.runtime.rank)
+        log.info("%d videos to make in %s", len(requests), self.folder)
+        size = self.cfg.batch_size
+        with tqdm(total=len(requests), desc="videos", unit="video", disable=not self.runtime.is_main) as bar:
+            for start in range(0, len(requests), size):
+                chosen = requests[start:start + size]
+                with tqdm(total=1, desc=chosen[0].item.caption[:40], unit="step", leave=False,
+                          disable=not self.runtime.is_main) as steps:
+                    self.make(chosen, functools.partial(_show, steps))
+                bar.update(len(chosen))
+        self.runtime.barrier()
+        log.info("done: %s", self.folder)
+
+    def requests(self) -> list[Request]:
+        """This rank's share of the expanded list, without what an interrupted run has made when `resume` is set."""
+        cfg = self.cfg
+        requests = []
+        for item in self.engine.items():
+            if not item.caption:
+                log.info("line %d has no caption, skipped", item.line)
+                continue
+            for r in range(cfg.round):
+                index = (item.line - 1) * cfg.round + r
+                seed = cfg.seed + index if item.seed is None else item.seed + r
+                requests.append(Request(item, index, seed))
+        if not requests:
+            raise UserError(f"list file '{cfg.test_list_path}' has no line with a caption")
+        own = requests[self.runtime.rank::self.runtime.world_size]
+        return [r for r in own if not (cfg.resume and self._path(r).with_suffix(".json").exists())]
+
+    def _path(self, request: Request) -> Path:
+        return self.folder / self.engine.output_name(request, self.runtime.rank, self.runtime.world_size)
+
+    def make(self, requests: list[Request], progress: Callable[[int, int], None]) -> list[Path]:
+        """Make and write the videos of some requests together.
+
+        Args:
+            requests: what to make.
+            progress: called with (steps done, steps in all).
+
+        Returns:
+            Paths of the videos; a sidecar lies beside each.
+        """
+        sequential = self.cfg.seeding == "sequential"
+        generators = [None] * len(requests) if sequential else [r.generator() for r in requests]
+        videos = self.engine.generate([r.item for r in requests], generators, progress)
+        return [self._write(request, video) for request, video in zip(requests, videos, strict=True)]
+
+    def _write(self, request: Request, video: torch.Tensor) -> Path:
+        path = self._path(request)
+        written = write_video(path, to_uint8(video, self.cfg.mean, self.cfg.std), self.cfg.output_fps)
+        checkpoint.save_text(json.dumps(self._sidecar(request), indent=1, default=str, ensure_ascii=False),
+                             path.with_suffix(".json"))
+        return written
+
+    def _sidecar(self, request: Request) -> dict:
+        """All it takes to make the video again: a list of this one line, this seed and this configuration."""
+        return {"prompt": request.item.caption, "seed": request.seed, "index": request.index,
+                "rank": self.runtime.rank, "item": asdict(request.item), "weights": self.engine.weight_files(),
+                "torch": torch.__version__, "config": self.cfg}
+
+
+def _show(bar: tqdm, done: int, total: int) -> None:
+    bar.total, bar.n = total, done
+    bar.refresh()
