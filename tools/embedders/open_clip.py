@@ -63,13 +63,14 @@ class OpenCLIPEncoder(nn.Module):
         Raises:
             UserError: the pictures do not have the encoder's size.
         """
-        expected = open_clip.model.to_2tuple(self.model.visual.image_size)
-        if tuple(image.shape[-2:]) != tuple(expected):
-            raise UserError(f"embedder: pictures of {image.shape[-1]}x{image.shape[-2]} pixels; this image encoder takes "
-                            f"{expected[1]}x{expected[0]} (set vit_resolution: [{expected[1]}, {expected[0]}])")
+        height, width = self.image_size()
+        if tuple(image.shape[-2:]) != (height, width):
+            raise UserError(f"embedder: pictures of {image.shape[-1]}x{image.shape[-2]} pixels, but this image encoder "
+                            f"takes {width}x{height}; set vit_resolution: [{width}, {height}]")
         return self.model.encode_image(image.to(self.model.logit_scale.device))
 
-    def encode_text(self, text: str | Sequence[str], embedding_manager: Callable | None = None) -> tuple[Tensor, Tensor]:
+    def encode_text(self, text: str | Sequence[str],
+                    embedding_manager: Callable | None = None) -> tuple[Tensor, Tensor]:
         """Captions -> (vectors [B, E], token embeddings [B, L, d]) with L the model's context length.
 
         Args:
@@ -96,9 +97,14 @@ class OpenCLIPEncoder(nn.Module):
             x = block(x, attn_mask=mask)
         return x if batch_first else x.transpose(0, 1)
 
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pictures that the image encoder takes, in pixels."""
+        size = self.model.visual.image_size
+        return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+
     def keep_white_image(self) -> None:
         """Make `white_image` [1, 3, H, W], an all-white picture as the image encoder sees it."""
-        height, width = open_clip.model.to_2tuple(self.model.visual.image_size)
+        height, width = self.image_size()
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN,
                                                                open_clip.OPENAI_DATASET_STD))
         white = ((1 - mean) / std).expand(1, 3, height, width)
@@ -198,7 +204,8 @@ def _build(arch: str) -> nn.Module:
     config = _architecture(arch)
     unknown = sorted(set(config) - {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"})
     if unknown or "hf_model_name" in config.get("text_cfg", {}):
-        raise UserError(f"embedder: architecture '{arch}' is not a plain CLIP (it sets {', '.join(unknown) or 'hf_model_name'})")
+        reason = ", ".join(unknown) or "hf_model_name"
+        raise UserError(f"embedder: architecture '{arch}' is not a plain CLIP (it sets {reason})")
     return open_clip.CLIP(**config)
 
 

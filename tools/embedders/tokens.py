@@ -33,7 +33,7 @@ def tokenize(texts: str | Sequence[str], context_length: int) -> Tensor:
     texts = [texts] if isinstance(texts, str) else texts
     tokenizer = _tokenizer()
     ids = torch.zeros(len(texts), context_length, dtype=torch.long)
-    for row, text in zip(ids, texts):
+    for row, text in zip(ids, texts, strict=True):
         words = tokenizer.encode(text)
         if len(words) > context_length - 2:
             _warn_of_cut(context_length)

@@ -53,8 +53,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     rows = CUDA_GRID_LIMIT // q.shape[2]
     if not q.is_cuda or q.shape[0] <= rows:
         return _kernel(q, k, v, mask)
-    masks = [mask] * -(-q.shape[0] // rows) if mask is None or mask.shape[0] == 1 else mask.split(rows)
-    return torch.cat([_kernel(*part) for part in zip(q.split(rows), k.split(rows), v.split(rows), masks)])
+    parts = [q.split(rows), k.split(rows), v.split(rows)]
+    shared = mask is None or mask.shape[0] == 1
+    parts.append([mask] * len(parts[0]) if shared else mask.split(rows))
+    return torch.cat([_kernel(*part) for part in zip(*parts, strict=True)])
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,13 +1,14 @@
 """Blocks of the inflated Stable Diffusion UNets: residual, spatial and temporal layers.
 
-Spatial layers see `[(b f), c, h, w]` with row b_index * f + frame, temporal layers see `[b, c, f, h, w]`. Module and
-parameter names are those of the published checkpoints, the misspelt `temopral_conv` included.
+Spatial layers see `[(b f), c, h, w]` with row b_index * f + frame, temporal layers see `[b, c, f, h, w]`. All are
+fastest on tensors in channels-last memory, where the changes between the two layouts are views. Module and parameter
+names are those of the published checkpoints, the misspelt `temopral_conv` included.
 
 Sources: ModelScopeT2V (arXiv 2308.06571), Latent Diffusion (arXiv 2112.10752).
 """
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate, pad
+from torch.nn.functional import conv2d, gelu, interpolate, linear, pad
 
 from tools.models.attention import attention
 from tools.models.conditions import Remembers
@@ -44,6 +45,15 @@ def zero_init(module: nn.Module) -> nn.Module:
 def silu_mlp(dim_in: int, dim_hidden: int, dim_out: int) -> nn.Sequential:
     """Linear, SiLU, Linear: the embedding network of timesteps, frame rates and image vectors."""
     return nn.Sequential(nn.Linear(dim_in, dim_hidden), nn.SiLU(), nn.Linear(dim_hidden, dim_out))
+
+
+def to_channels_last(module: nn.Module) -> nn.Module:
+    """Lay out the module's convolution weights channels last, in place; returns the module."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in module.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
+    return module
 
 
 def to_video(x: Tensor, batch: int) -> Tensor:
@@ -208,7 +218,7 @@ class TokenConv1d(nn.Conv1d):
         super().__init__(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight.squeeze(-1), self.bias)
+        return linear(x, self.weight.squeeze(-1), self.bias)
 
 
 class TemporalTransformer(nn.Module):
@@ -251,6 +261,16 @@ class TemporalTransformer(nn.Module):
         return add_branch(x, self.branch, self.use_image_dataset or (self.still_identity and x.shape[2] == 1))
 
 
+class FrameConv3d(nn.Conv3d):
+    """A (3, 1, 1) Conv3d (its weight is what checkpoints hold) applied to [b, c, f, positions] as a faster Conv2d."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d(x, self.weight.squeeze(-1), self.bias, padding=(1, 0))
+
+
 class TemporalConv(nn.Module):
     """Four normalised convolutions over three frames each, added to the input (zero padding in time).
 
@@ -271,12 +291,12 @@ class TemporalConv(nn.Module):
     @staticmethod
     def _stage(channels: int, dropout: float | None = None) -> nn.Sequential:
         drop = [] if dropout is None else [nn.Dropout(dropout)]
-        conv = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
-        return nn.Sequential(nn.GroupNorm(GROUPS, channels, eps=RES_EPS), nn.SiLU(), *drop, conv)
+        return nn.Sequential(nn.GroupNorm(GROUPS, channels, eps=RES_EPS), nn.SiLU(), *drop, FrameConv3d(channels))
 
     def branch(self, x: Tensor) -> Tensor:
         """What is added to x [b, c, f, h, w]."""
-        return self.conv4(self.conv3(self.conv2(self.conv1(x))))
+        y = self.conv4(self.conv3(self.conv2(self.conv1(x.flatten(3)))))
+        return y.unflatten(3, x.shape[3:])
 
     def forward(self, x: Tensor) -> Tensor:
         """x [b, c, f, h, w]."""
@@ -298,8 +318,8 @@ class ResBlock(nn.Module):
         self.in_layers = nn.Sequential(nn.GroupNorm(GROUPS, channels, eps=RES_EPS), nn.SiLU(),
                                        nn.Conv2d(channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels))
-        self.out_layers = nn.Sequential(nn.GroupNorm(GROUPS, out_channels, eps=RES_EPS), nn.SiLU(),
-                                        nn.Dropout(dropout), zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1)))
+        self.out_layers = nn.Sequential(nn.GroupNorm(GROUPS, out_channels, eps=RES_EPS), nn.SiLU(), nn.Dropout(dropout),
+                                        zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1)))
         self.skip_connection = nn.Identity() if out_channels == channels else nn.Conv2d(channels, out_channels, 1)
         self.temopral_conv = TemporalConv(out_channels, use_image_dataset=use_image_dataset,
                                           still_identity=still_identity)

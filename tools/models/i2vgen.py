@@ -84,7 +84,7 @@ class UNetSD_I2VGen(UNetSD):
         return 2 * mixed.permute(0, 4, 3, 1, 2)
 
     def _context(self, y: Tensor | None, image: Tensor | None, local_image: Tensor, batch: int) -> Tensor:
-        """Text tokens, 64 tokens of the picture's latent, `num_tokens` tokens of its CLIP vector: [b, L, context_dim]."""
+        """Tokens of the text, 64 of the picture's latent, `num_tokens` of its CLIP vector: [b, L, context_dim]."""
         local = self.local_image_embedding(_first_frame(local_image)).flatten(2).transpose(1, 2)
         tokens = [self.text_or_null(y, batch).to(local.dtype), local]
         if image is not None:

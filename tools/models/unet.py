@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tools.errors import UserError
 from tools.models.blocks import (GROUPS, RES_EPS, Downsample, ResBlock, SpatialTransformer, TemporalTransformer,
-                                 Upsample, per_frame, silu_mlp, sinusoidal_embedding, to_frames, to_video)
+                                 Upsample, per_frame, silu_mlp, sinusoidal_embedding, to_channels_last, to_frames, to_video)
 from tools.models.conditions import ConditionCache, Remembers
 
 PIXELS_PER_LATENT = 8
@@ -126,6 +126,7 @@ class UNetSD(Remembers):
         last = nn.Conv2d(widths[0], self.out_dim, 3, padding=1)
         nn.init.zeros_(last.weight)
         self.out = nn.Sequential(nn.GroupNorm(GROUPS, widths[0], eps=RES_EPS), nn.SiLU(), last)
+        to_channels_last(self)
 
     def _build_encoder(self, in_channels: int, widths: list[int]) -> list[int]:
         """Build `input_blocks`; returns the width of every skip connection."""
@@ -222,7 +223,7 @@ class UNetSD(Remembers):
         batch = x.shape[0]
         signals = Signals(batch, emb, context, guide)
         stem, *rest = self.input_blocks[0]
-        x = stem(to_frames(x))
+        x = stem(to_frames(x).contiguous(memory_format=torch.channels_last))
         if stem_shift is not None:
             x = x + per_frame(stem_shift, x.shape[0])
         x = self._run(rest, x, signals)
