@@ -4,6 +4,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 
@@ -37,7 +38,7 @@ def dpmpp_2m_sde(denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], 
     check_choice("solver_type", solver_type, SOLVER_TYPES)
     x = noise if k_sigmas[0].isinf() else noise * k_sigmas[0]
     old, h_last = None, None
-    for i, (k, k_next) in enumerate(zip(k_sigmas[:-1], k_sigmas[1:], strict=True)):
+    for i, (k, k_next) in enumerate(pairwise(k_sigmas)):
         x0 = denoise(x, k)
         if k.isinf():
             x = x0 + k_next * noise
@@ -67,11 +68,13 @@ def brownian_noise(x: torch.Tensor, k_sigmas: torch.Tensor, generator: torch.Gen
 
     Both are exact; they are different streams, so that only the first gives the reference's samples.
     """
+    finite = k_sigmas[k_sigmas.isfinite() & (k_sigmas > 0)]
+    if len(finite) < 2:  # no interval between two noisy levels: nothing will be drawn
+        return BrownianIncrements(x, generator)
     if importlib.util.find_spec("torchsde") is None:
         log.warning("torchsde is not installed: the solver's noise differs from the reference's for the same seed "
                     "(pip install torchsde)")
         return BrownianIncrements(x, generator)
-    finite = k_sigmas[k_sigmas.isfinite() & (k_sigmas > 0)]
     return BrownianTree(x, finite.min(), finite.max(), generator)
 
 
