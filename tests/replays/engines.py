@@ -5,6 +5,7 @@ Two settings are put back to what the original did, because ours differ by defau
 list, and two separate forward calls for guidance. Draws made on the compute device are replaced as the case says.
 """
 import contextlib
+import io
 import json
 import logging
 import tempfile
@@ -23,6 +24,7 @@ from tests.replays import not_built, toys
 from tools import noise, runtime
 from tools.cli import parse
 from tools.config import is_training, load_config
+from tools.engines.sample import Sampling
 from tools.registry import ENGINE, load_components
 
 RUN_AS_ORIGINAL = ["device", "cpu"]
@@ -102,18 +104,32 @@ def checkpoint(content: dict):
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Leave logging and the random streams as they were."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    state = runtime.rng_state()
-    try:
+def recording(record: Record) -> Iterator[None]:
+    """Note every video on its way to the writer: path, tensor [1, 3, F, H, W], prompt."""
+    write = Sampling._write
+
+    def noting(self, request, video):
+        caption = request.item.caption + self.cfg.positive_prompt
+        record.videos.append((self._path(request).as_posix(), video.transpose(0, 1)[None], [caption]))
+        write(self, request, video)
+
+    with mock.patch.object(Sampling, "_write", noting):
         yield
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep log lines and progress bars of a run to itself; leave logging and the random streams as they were."""
+    root = logging.getLogger()
+    handlers, level, state = root.handlers[:], root.level, runtime.rng_state()
+    root.handlers.clear()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
-        for handler in root.handlers[:]:
-            if handler not in handlers:
-                root.removeHandler(handler)
-                handler.close()
+        for handler in root.handlers:
+            handler.close()
+        root.handlers[:] = handlers
         root.setLevel(level)
         runtime.set_rng_state(state)
 
@@ -146,7 +162,7 @@ def keeping_losses(batch_loss, losses: list[float]):
     """`batch_loss` that also writes down every loss."""
     def wrapped(batch):
         loss, values = batch_loss(batch)
-        losses.append(float(loss))
+        losses.append(loss.item())
         return loss, values
     return wrapped
 

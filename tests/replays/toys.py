@@ -3,7 +3,6 @@
 They follow this project's conventions (dataset items are dictionaries, random draws go through `tools.noise`), so that
 only the engine around them is measured.
 """
-import contextlib
 import itertools
 
 import torch
@@ -27,11 +26,6 @@ def rule(name: str, shape) -> Tensor:
     return torch.from_numpy(uniform(name, shape))
 
 
-def calls_of(network: nn.Module | type) -> list[tuple[Tensor, Tensor, dict]]:
-    """Every call (x, t, conditions) of any ToyUNet since the list was last cleared."""
-    return network.calls
-
-
 @MODEL.register()
 class ToyUNet(nn.Module):
     """Denoiser [B, C, F, h, w] -> same, in closed form: a scaled copy of x, its mean over frames, and the conditions."""
@@ -49,10 +43,6 @@ class ToyUNet(nn.Module):
         if adapter:
             self.adapter = nn.Parameter(torch.tensor(0.02))
             self.gains.append("adapter")
-
-    def condition_cache(self):
-        """Nothing here is worth keeping between denoising steps."""
-        return contextlib.nullcontext()
 
     def forward(self, x: Tensor, t: Tensor, **conditions) -> Tensor:
         self.calls.append((x.detach().clone(), t.detach().clone(), dict(conditions)))
@@ -77,6 +67,9 @@ def _mean(value) -> Tensor:
 class _Toy(nn.Module):
     """Words and picture features of the toy embedders."""
 
+    def __init__(self):
+        super().__init__()
+
     def words(self, text) -> Tensor:
         """[B, 2, 4], one rule tensor per string."""
         strings = [text] if isinstance(text, str) else list(text)
@@ -96,9 +89,6 @@ class _Toy(nn.Module):
 class ToyEmbedder(_Toy):
     """(image vector, text vector, words) as of the text and image embedders."""
 
-    def __init__(self, **ignored):
-        super().__init__()
-
     def forward(self, image=None, text=None, embedding_manager=None):
         words = self.words(text)
         if embedding_manager is not None:
@@ -109,9 +99,6 @@ class ToyEmbedder(_Toy):
 @EMBEDDER.register()
 class ToyEmbedderZero(_Toy):
     """Words alone, as of the embedder with the feature of a white picture."""
-
-    def __init__(self, **ignored):
-        super().__init__()
 
     @property
     def zero_feature(self) -> Tensor:
@@ -128,7 +115,7 @@ class ToyEmbedderZero(_Toy):
 class ToyAutoencoder(nn.Module):
     """8x8 average pooling one way, doubling of the size the other way."""
 
-    def __init__(self, posterior_std: float = 0.0, **ignored):
+    def __init__(self, posterior_std: float = 0.0):
         super().__init__()
         self.posterior_std = posterior_std
 
