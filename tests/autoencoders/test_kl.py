@@ -5,6 +5,7 @@ import torch
 from tests.autoencoders.examples import OPTIONS, small_autoencoder
 from tools import noise
 from tools.errors import UserError
+from tools.models.diffusers_keys import to_diffusers
 from tools.registry import AUTO_ENCODER
 
 
@@ -46,6 +47,7 @@ def test_options_without_effect_are_accepted_where_published_files_carry_them():
     pytest.param(lambda state: {"state_dict": state, "step": 3}, id="wrapped"),
     pytest.param(lambda state: {"state_dict": {f"first_stage_model.{k}": v for k, v in state.items()}
                                 | {"model.diffusion_model.x": torch.zeros(1)}}, id="inside Stable Diffusion"),
+    pytest.param(lambda state: to_diffusers("AutoencoderKL", state), id="diffusers"),
 ])
 def test_pretrained_weights_load_from_every_layout(tmp_path, image, wrap):
     source = small_autoencoder()

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from tools.autoencoders.distribution import DiagonalGaussianDistribution
 from tools.autoencoders.networks import Decoder, Encoder, NetworkOptions
 from tools.checkpoint import load_into, load_state, strip_prefix
+from tools.models.diffusers_keys import from_diffusers, is_diffusers
 from tools.registry import AUTO_ENCODER
 
 # Where a whole Stable Diffusion checkpoint keeps its autoencoder.
@@ -23,8 +24,8 @@ class AutoencoderKL(nn.Module):
     Args:
         ddconfig: the networks' options, see `NetworkOptions`.
         embed_dim: channels of the latents.
-        pretrained: weights: a checkpoint of the autoencoder alone or of a whole Stable Diffusion model; empty for
-            random weights.
+        pretrained: weights: a checkpoint of the autoencoder alone (VGen's or diffusers' layout) or of a whole Stable
+            Diffusion model; empty for random weights.
 
     Raises:
         UserError: an option is unknown or impossible, `pretrained` does not exist or does not fit.
@@ -43,12 +44,15 @@ class AutoencoderKL(nn.Module):
             self.load_pretrained(pretrained)
 
     def load_pretrained(self, path: str) -> None:
-        """Load weights from `path`, every key of them.
+        """Load every weight from `path`; files of the diffusers library are translated.
 
         Raises:
             UserError: no such file, or its keys or shapes are not this network's.
         """
-        load_into(self, strip_prefix(load_state(path), PREFIX), f"auto_encoder.pretrained '{path}'")
+        state = strip_prefix(load_state(path), PREFIX)
+        if is_diffusers(state):
+            state = from_diffusers("AutoencoderKL", state)
+        load_into(self, state, f"auto_encoder.pretrained '{path}'")
 
     def moments(self, x: Tensor) -> Tensor:
         """Mean and log-variance of the latents, [N, 2 embed_dim, h, w]."""
