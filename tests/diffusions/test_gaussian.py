@@ -140,6 +140,12 @@ def test_next_step_undoes_prev_step(step, inference_steps):
                                atol=1e-5)
 
 
+def test_step_may_be_one_number_for_the_batch():
+    x, v = randn(*SHAPE), randn(*SHAPE, seed=1)
+    for method in (process().prev_step, process().next_step):
+        assert torch.equal(method(v, 640, x), method(v, torch.tensor([640, 640]), x))
+
+
 def test_step_below_zero_is_the_clean_sample():
     diffusion = process(schedule="linear_sd")
     mean, variance, log_variance, x0, _ = diffusion.denoise(randn(*SHAPE), torch.tensor([0, 0]), None, Recorder())
@@ -152,7 +158,9 @@ def test_step_below_zero_is_the_clean_sample():
     (lambda: process().sample(randn(*SHAPE), Recorder(), solver="euler_a"), "unknown solver 'euler_a'"),
     (lambda: process().sample(randn(*SHAPE), Recorder(), discretization="trail"), "did you mean 'trailing'"),
     (lambda: process().sample(randn(*SHAPE), Recorder(), solver_type="huen"), "did you mean 'heun'"),
-    (lambda: process().sample(randn(*SHAPE), Recorder(), steps=0, discard_penultimate_step=False), "at least 1"),
+    (lambda: process().sample(randn(*SHAPE), Recorder(), steps=0), "between 1 and 1000 steps, not 0"),
+    (lambda: process().sample(randn(*SHAPE), Recorder(), steps=20, t_max=1000), r"t_max \(1000\)"),
+    (lambda: process().sample(randn(*SHAPE), Recorder(), steps=701, t_max=699), "between 1 and 700 steps, not 701"),
     (lambda: process().ddim_reverse_sample_loop(randn(*SHAPE), Recorder(), ddim_timesteps=30, reverse_steps=1001),
      "num_timesteps"),
     (lambda: DiffusionDDIMSR(SECTION, SECTION | {"mean_typ": "v"}), "forward_diffusion.*did you mean 'mean_type'"),

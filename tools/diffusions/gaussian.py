@@ -129,7 +129,7 @@ class GaussianDiffusion:
             generator: seeds the Brownian motion.
 
         Raises:
-            UserError: unknown name, or fewer than one step.
+            UserError: unknown name, a time range outside the schedule, or more steps than it has times.
         """
         check_choice("solver", solver, SOLVERS)
         check_choice("return_intermediate", return_intermediate, (None, "x0", "xt"))
@@ -158,6 +158,9 @@ class GaussianDiffusion:
             return torch.cat([self.t_to_k_sigma(steps.cpu()), torch.zeros(1)])
         t_max = self.num_timesteps - 1 if t_max is None else t_max
         t_min = 0 if t_min is None else t_min
+        if not 0 <= t_min <= t_max < self.num_timesteps or not 1 <= steps <= t_max - t_min + 1:
+            raise UserError(f"sampling needs 0 <= t_min ({t_min}) <= t_max ({t_max}) < num_timesteps "
+                            f"({self.num_timesteps}) and between 1 and {t_max - t_min + 1} steps, not {steps}")
         discard = discard_penultimate_step is not False
         k_sigmas = self.t_to_k_sigma(timesteps(steps + discard, t_max, t_min, discretization))
         return torch.cat([k_sigmas[:-1] if discard else k_sigmas, torch.zeros(1)])
@@ -180,14 +183,16 @@ class GaussianDiffusion:
 
     # Single DDIM steps of a v network between t and t - T // inference_steps; below 0 lies the clean sample.
 
-    def prev_step(self, model_out: torch.Tensor, t: torch.Tensor, xt: torch.Tensor,
+    def prev_step(self, model_out: torch.Tensor, t: torch.Tensor | int, xt: torch.Tensor,
                   inference_steps: int = 50) -> torch.Tensor:
-        """Towards x_0: from x at t; model_out is v there, t [B]."""
+        """Towards x_0: from x at t; model_out is v there, t [B] or one step for all."""
+        t = torch.as_tensor(t)
         return self._v_step(model_out, xt, t, t - self.num_timesteps // inference_steps)
 
-    def next_step(self, model_out: torch.Tensor, t: torch.Tensor, xt: torch.Tensor,
+    def next_step(self, model_out: torch.Tensor, t: torch.Tensor | int, xt: torch.Tensor,
                   inference_steps: int = 50) -> torch.Tensor:
-        """Towards noise: to x at t from the step before it; model_out is v at that step, t [B]."""
+        """Towards noise: to x at t from the step before it; model_out is v at that step, t [B] or one step for all."""
+        t = torch.as_tensor(t)
         return self._v_step(model_out, xt, t - self.num_timesteps // inference_steps, t)
 
     def _v_step(self, v, x, start, end):
@@ -200,11 +205,9 @@ def timesteps(n: int, t_max: float, t_min: float, discretization: str) -> torch.
     """n descending real-valued times in [t_min, t_max] (Lin et al. 2023, table 2), float32.
 
     Raises:
-        UserError: unknown discretization, or fewer than one step.
+        UserError: unknown discretization.
     """
     check_choice("discretization", discretization, DISCRETIZATIONS)
-    if n < 1:
-        raise UserError(f"steps must be at least 1, not {n}")
     stride = (t_max - t_min + 1) / n
     if discretization == "leading":
         times = torch.arange(t_min, t_max + 1, stride, dtype=torch.float32).flip(0)

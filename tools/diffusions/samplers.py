@@ -93,7 +93,7 @@ def ddim_step(denoiser: Denoiser, x0: torch.Tensor, eps: torch.Tensor, t: int, p
     ab, ab_prev = (denoiser.process.alpha_bar(i) for i in (t, previous))
     sigma = eta * ((1 - ab_prev) / (1 - ab) * (1 - ab / ab_prev)) ** 0.5
     x = ab_prev**0.5 * x0 + max(1 - ab_prev - sigma**2, 0) ** 0.5 * eps
-    return x + sigma * randn_like(x0, generator) if sigma > 0 and t > 0 else x
+    return x + sigma * randn_like(x0, generator) if eta > 0 and t > 0 else x
 
 
 def ddim(denoiser: Denoiser, x: torch.Tensor, steps: int, eta: float = 0.0, *, generator=None,
