@@ -14,6 +14,8 @@ class Contrastive(Engine):
     Several clips of a batch may have one caption; all of them are right answers then, in equal parts.
     """
 
+    sections = ("embedder",)
+
     def build(self) -> None:
         self.embedder = EMBEDDER.build(self.cfg.embedder).to(self.runtime.device)
         self.model = self.embedder.model

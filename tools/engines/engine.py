@@ -34,7 +34,12 @@ class Engine:
     Args:
         cfg: resolved configuration.
         mode: `train` or `sample`.
+
+    Attributes:
+        sections: keys of the YAML sections that `build` makes components of; the one that is trained comes first.
     """
+
+    sections: tuple[str, ...] = ()
 
     def __init__(self, cfg, mode: str):
         self.cfg, self.mode = cfg, mode

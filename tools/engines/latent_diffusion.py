@@ -24,6 +24,7 @@ class LatentDiffusion(Engine):
     A method states its conditions; a different objective or sampler overrides `loss` or `denoise`.
     """
 
+    sections = ("UNet", "Diffusion", "auto_encoder", "embedder")
     needs_image_vector = False
 
     def build(self) -> None:

@@ -1,0 +1,190 @@
+"""`--check`: build a run's whole wiring without weights and say what it needs.
+
+Every component is constructed on the meta device from its section, and the denoiser is called once, so that a wrong
+key, name or size is found in seconds and before any file is read.
+"""
+import inspect
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tools.config import Config
+from tools.defaults import KEYS
+from tools.embedders.features import image_vectors, text_tokens
+from tools.errors import UserError
+from tools.memory import peak_bytes
+from tools.registry import DATASETS, ENGINE, PRETRAIN, REGISTRIES, VISUAL, load_components
+
+HUBS = ("hf://", "modelscope://")
+# Keys of sections, and top-level keys of sampling, that name files or folders.
+SECTION_PATHS = ("pretrained", "resume_checkpoint", "sd_keys_path", "pretrained_image_keys", "data_list",
+                 "data_dir_list")
+SAMPLING_PATHS = ("test_model", "test_list_path")
+BYTES = 4
+GIB = 2**30
+
+
+def check(cfg: Config) -> str:
+    """Build the wiring and describe it.
+
+    Raises:
+        UserError: the wiring is not sound: an unknown component or key, a size that does not fit.
+    """
+    load_components(cfg.imports)
+    engine, mode = _task(cfg)
+    training = mode == "train"
+    modules = {name: _build(cfg, name) for name in engine.sections}
+    sections = dict.fromkeys(engine.sections)
+    if training:
+        sections |= dict.fromkeys(_check_training_sections(cfg))
+    plan = _largest_batch(cfg) if training else (cfg.batch_size, cfg.max_frames)
+    lines = [f"task {cfg.TASK_TYPE}: {'training' if training else 'sampling'}, {plan[0]} x {plan[1]} frames of "
+             f"{cfg.resolution[0]}x{cfg.resolution[1]}", "", *_component_lines(cfg, modules), ""]
+    lines += [*_file_lines(cfg, sections, training), ""]
+    lines += _memory_lines(cfg, modules, training, plan)
+    return "\n".join(lines)
+
+
+def _task(cfg: Config) -> tuple[type, str]:
+    """Engine class and mode of the configuration's task."""
+    registered = ENGINE.get(cfg.TASK_TYPE)
+    return registered.func, registered.keywords["mode"]
+
+
+def _build(cfg: Config, name: str) -> object:
+    """The component on the meta device, without its weights."""
+    section, registry = cfg.get(name), REGISTRIES[KEYS[name].registry]
+    if section is None:
+        raise UserError(f"{cfg.cfg_file}: section '{name}' is missing ({KEYS[name].help})")
+    given = {"pretrained": None} if "pretrained" in registry.parameters(section.get("type")) else {}
+    if name == "Diffusion":  # tables are numbers, not weights
+        return registry.build(section)
+    with torch.device("meta"):
+        return registry.build(section, **given)
+
+
+def _check_training_sections(cfg: Config) -> list[str]:
+    """Check the sections of training that cannot be built without data or weights; returns their names."""
+    names = sorted({"img_dataset" if frames == 1 else "vid_dataset" for frames in cfg.frame_lens})
+    for name in names:
+        section = cfg.get(name)
+        if section is None:
+            raise UserError(f"{cfg.cfg_file}: section '{name}' is missing; frame_lens {cfg.frame_lens} asks for it")
+        known = DATASETS.parameters(section.get("type"))
+        supplied = ("sample_fps", "max_frames", "transforms", "vit_transforms")
+        DATASETS.arguments(section, **{key: None for key in supplied if key in known})
+    for name, registry, given in (("Pretrain", PRETRAIN, {"model": None}), ("visual_train", VISUAL, {})):
+        if cfg.get(name):
+            registry.arguments(cfg[name], **given)
+            names.append(name)
+    return names
+
+
+def _largest_batch(cfg: Config) -> tuple[int, int]:
+    """Batch size and frames of the rank that has most to do."""
+    for frames in cfg.frame_lens:
+        if str(frames) not in cfg.batch_sizes:
+            raise UserError(f"{cfg.cfg_file}: batch_sizes has no entry for the {frames} frames of frame_lens")
+    return max(((cfg.batch_sizes[str(frames)], frames) for frames in cfg.frame_lens), key=math.prod)
+
+
+def _component_lines(cfg: Config, modules: dict) -> Iterator[str]:
+    yield f"{'component':14} {'parameters':>15}  type"
+    for name, module in modules.items():
+        yield f"{name:14} {_parameters(module):>15,}  {cfg[name]['type']}"
+    yield f"{'together':14} {sum(map(_parameters, modules.values())):>15,}"
+
+
+def _parameters(module: object) -> int:
+    return sum(p.numel() for p in module.parameters()) if isinstance(module, nn.Module) else 0
+
+
+def _file_lines(cfg: Config, sections: dict, training: bool) -> Iterator[str]:
+    yield f"{'file':9} key"
+    paths = [(f"{name}.{key}", cfg[name].get(key)) for name in sections for key in SECTION_PATHS if key in cfg[name]]
+    if not training:
+        paths += [(key, cfg.get(key)) for key in SAMPLING_PATHS]
+    for key, value in paths:
+        for path in value if isinstance(value, list) else [value]:
+            if path:
+                yield f"{_state(path):9} {key}: {path}"
+
+
+def _state(path: str) -> str:
+    return "hub" if path.startswith(HUBS) else "there" if Path(path).exists() else "MISSING"
+
+
+def _memory_lines(cfg: Config, modules: dict, training: bool, plan: tuple[int, int]) -> Iterator[str]:
+    half = _is_half(cfg)
+    weights = BYTES * sum(map(_parameters, modules.values()))
+    parts = {"weights": weights}
+    trained = next(iter(modules.values()))
+    if training:
+        copies = {"gradients": 1, "optimiser": 2, "average of the weights": int(bool(cfg.use_ema))}
+        parts |= {name: BYTES * _parameters(trained) * count for name, count in copies.items() if count}
+    if {"UNet", "auto_encoder", "embedder"} <= modules.keys():
+        parts["activations"] = _activations(cfg, modules, training, plan) // (2 if half else 1)
+    yield f"{'memory':24} GiB, estimated for {'16-bit autocast' if half else 'float32'} and one rank"
+    for name, size in (parts | {"together": sum(parts.values())}).items():
+        yield f"{name:24} {size / GIB:7.2f}"
+
+
+def _is_half(cfg: Config) -> bool:
+    """Whether networks run in 16 bits on this machine, by the rule of `runtime.start`."""
+    if cfg.precision != "auto":
+        return cfg.precision != "fp32"
+    return cfg.use_fp16 and cfg.device != "cpu" and torch.cuda.is_available()
+
+
+def _activations(cfg: Config, modules: dict, training: bool, plan: tuple[int, int]) -> int:
+    """Bytes at the worst moment: in the denoiser (with its gradients' transients in training) or the autoencoder."""
+    batch, frames = plan
+    width, height = cfg.resolution
+    if not training and cfg.guide_scale is not None and cfg.batched_guidance:
+        batch *= 2
+    latents = torch.empty(batch, cfg.auto_encoder.get("embed_dim", 4), frames, height // cfg.scale, width // cfg.scale,
+                          device="meta")
+    return max(_denoiser_bytes(cfg, modules, latents, training), _autoencoder_bytes(cfg, modules, latents, training))
+
+
+def _denoiser_bytes(cfg: Config, modules: dict, latents: torch.Tensor, training: bool) -> int:
+    network = modules["UNet"].train(training)
+    conditions = _conditions(cfg, modules, latents)
+
+    def run() -> None:
+        with torch.set_grad_enabled(training):
+            out = network(latents, torch.zeros(len(latents), device="meta"), **conditions)
+        if training:
+            torch.autograd.backward(out, torch.empty_like(out))
+
+    try:
+        peak = peak_bytes(run)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UserError(f"UNet {cfg.UNet['type']} does not take latents {list(latents.shape)} with conditions "
+                        f"{ {name: list(c.shape) for name, c in conditions.items()} }: "
+                        f"{str(error).splitlines()[0]}") from error
+    return peak - (BYTES * _parameters(network) if training else 0)
+
+
+def _conditions(cfg: Config, modules: dict, latents: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the family's denoisers are told, as far as this one's forward takes it."""
+    batch = len(latents)
+    taken = inspect.signature(modules["UNet"].forward).parameters
+    conditions = {"y": text_tokens(modules["embedder"], [""]).expand(batch, -1, -1),
+                  "fps": torch.zeros(batch, device="meta"), "local_image": latents}
+    if "image" in taken:
+        picture = torch.empty(1, 3, *reversed(cfg.vit_resolution), device="meta")
+        conditions["image"] = image_vectors(modules["embedder"], picture).expand(batch, -1).unsqueeze(1)
+    return {name: value for name, value in conditions.items() if name in taken}
+
+
+def _autoencoder_bytes(cfg: Config, modules: dict, latents: torch.Tensor, training: bool) -> int:
+    autoencoder, count = modules["auto_encoder"], latents.shape[0] * latents.shape[2]
+    if training:
+        pixels = torch.empty(min(cfg.chunk_size, count), 3, *reversed(cfg.resolution), device="meta")
+        return peak_bytes(torch.no_grad()(lambda: autoencoder.encode(pixels)))
+    z = torch.empty(min(cfg.decoder_bs, count), *latents.shape[1:2], *latents.shape[3:], device="meta")
+    return peak_bytes(torch.no_grad()(lambda: autoencoder.decode(z)))
