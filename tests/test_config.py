@@ -167,6 +167,8 @@ def test_overrides_are_typed(key, word, value):
     ("seed: abc", (), ["run.yaml", "'seed' must be an integer of at least 0, not 'abc'"]),
     ("resolution: abc", (), ["run.yaml", "'resolution' must be a list of 2 integers of at least 8, not 'abc'"]),
     ("resolution: [64]", (), ["a list of 2 integers"]),
+    ("resolution: [100, 64]", (), ["run.yaml", "[100, 64]", "nearest good size is [96, 64]"]),
+    ("", ("resolution", "[449, 255]"), ["command line", "nearest good size is [448, 256]"]),
     ("max_frames: 0", (), ["run.yaml", "'max_frames' must be an integer of at least 1, not 0"]),
     ("", ("max_frames", "0"), ["command line", "'max_frames'"]),
     ("", ("num_steps", "ten"), ["'num_steps' must be an integer"]),

@@ -107,6 +107,7 @@ def load_config(cfg_file: str | None, overrides: Sequence[str] = (), debug: bool
     for pair in pairs:
         apply_override(layer, pair)
     _check_keys(layer)
+    _check_resolution(layer)
     _add_command_line(layer, cfg_file, overrides, debug, imports)
     _note_unused(layer)
     return Config(_in_table_order(_with_sections(layer)),
@@ -196,6 +197,15 @@ def _check_keys(layer: Layer) -> None:
             raise UserError(f"{origin}: '{name}' {error}") from None
         if converted != value or type(converted) is not type(value):
             layer.set((name,), converted, origin)
+
+
+def _check_resolution(layer: Layer) -> None:
+    """Refuse a size that has no whole number of latents, before anything is loaded."""
+    size, scale = layer.values["resolution"], layer.values["scale"]
+    nearest_good = [max(scale, round(side / scale) * scale) for side in size]
+    if size != nearest_good:
+        raise UserError(f"{layer.origin(('resolution',))}: resolution {size} is not a multiple of {scale} both ways; "
+                        f"the nearest good size is {nearest_good}")
 
 
 def _add_command_line(layer: Layer, cfg_file: str, overrides: Sequence[str], debug: bool,
