@@ -53,8 +53,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     rows = CUDA_GRID_LIMIT // q.shape[2]
     if not q.is_cuda or q.shape[0] <= rows:
         return _kernel(q, k, v, mask)
+    return in_chunks(q, k, v, mask, rows)
+
+
+def in_chunks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rows: int) -> Tensor:
+    """`attention` with at most `rows` of the B rows in one kernel call."""
     parts = [q.split(rows), k.split(rows), v.split(rows)]
-    shared = mask is None or mask.shape[0] == 1
+    shared = mask is None or mask.ndim < 4 or mask.shape[0] == 1
     parts.append([mask] * len(parts[0]) if shared else mask.split(rows))
     return torch.cat([_kernel(*part) for part in zip(*parts, strict=True)])
 

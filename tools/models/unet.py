@@ -16,8 +16,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tools.errors import UserError
-from tools.models.blocks import (GROUPS, RES_EPS, Downsample, ResBlock, SpatialTransformer, TemporalTransformer,
-                                 Upsample, per_frame, silu_mlp, sinusoidal_embedding, to_channels_last, to_frames, to_video)
+from tools.models.blocks import (
+    GROUPS,
+    RES_EPS,
+    Downsample,
+    ResBlock,
+    SpatialTransformer,
+    TemporalTransformer,
+    Upsample,
+    per_frame,
+    silu_mlp,
+    sinusoidal_embedding,
+    to_channels_last,
+    to_frames,
+    to_video,
+)
 from tools.models.conditions import ConditionCache, Remembers
 
 PIXELS_PER_LATENT = 8
@@ -184,8 +197,9 @@ class UNetSD(Remembers):
             return y
         if self.zero_y is None:
             raise UserError(f"{type(self).__name__}: a call without text 'y' needs 'zero_y' at construction")
-        weight = self.time_embed[0].weight
-        return self.remember("zero_y", (self.zero_y,), lambda: self.zero_y[:, :1].to(weight).expand(batch, -1, -1))
+        like = self.time_embed[0].weight
+        return self.remember(("zero_y", batch), (self.zero_y,),
+                             lambda: self.zero_y[:, :1].to(like).expand(batch, -1, -1))
 
     def require(self, **inputs) -> None:
         """Raise a UserError that names the first input that is None."""
