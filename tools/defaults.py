@@ -152,7 +152,7 @@ TRAINING = {
     "use_ema": Key(bool | None, None, "keep an average of the weights; not set: with two devices or more"),
     "ema_decay": Key(float, 0.9999, "of that average, per step", minimum=0),
     "ema_warmup": Key(bool, False, "smaller decay in the first steps: min(ema_decay, (1 + n) / (10 + n))"),
-    "use_fsdp": Key(bool, False, "shard weights, gradients and optimiser over the ranks (FSDP2)"),
+    "use_fsdp": Key(bool, False, "shard the model over the ranks; not available, refused when true (DDP is used)"),
     "opti_timesteps": Key(int | None, None, "draw training times below this; not set: all of the schedule", minimum=1),
     "use_div_loss": Key(bool, False, "add the diversity term to the loss"),
     "p_zero": Key(float, 0.9, "probability that training replaces the text by the negative prompt", minimum=0),
@@ -169,7 +169,10 @@ TRAINING = {
 
 AUTOENCODER_TRAINING = {
     "crop": Key(int, 0, "side of random square crops in pixels; 0: whole frames", minimum=0),
+    "fix_encoder": Key(bool, False, "train the decoder alone, for latents that others have been trained on already"),
+    "l1_weight": Key(float, 1.0, "weight of the absolute error", minimum=0),
     "mse_weight": Key(float, 0.0, "weight of the squared error beside the absolute one", minimum=0),
+    "initial_logvar": Key(float | None, None, "log variance that the posterior starts with; not set: near 0"),
     "kl_weight": Key(float, 1e-6, "weight of the posterior's divergence from a standard normal", minimum=0),
 }
 

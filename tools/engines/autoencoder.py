@@ -3,6 +3,7 @@ import torch
 
 from tools import noise
 from tools.engines.engine import Engine, tasks
+from tools.errors import UserError
 from tools.media import to_uint8, write_png
 from tools.registry import AUTO_ENCODER
 
@@ -11,15 +12,30 @@ from tools.registry import AUTO_ENCODER
 class Autoencoder(Engine):
     """Reconstruction plus a small KL term (Rombach et al., arXiv 2112.10752, without the adversarial part).
 
-    loss = mean |x - x'| + mse_weight mean (x - x')^2 + kl_weight mean KL(q(z|x) || N(0, 1)) per element of z.
+    loss = l1_weight mean |x - x'| + mse_weight mean (x - x')^2 + kl_weight mean KL(q(z|x) || N(0, 1)) per element of z.
 
     Training on random crops (`crop` pixels, 0 for whole frames) costs less and puts more edges into a batch; the
-    network is convolutional. Finish on whole frames (a second run with crop 0), whose group norms have other statistics.
+    network is convolutional. Finish on whole frames (a second run with crop 0): their group norms see other statistics.
     """
 
+    sections = ("auto_encoder",)
+
     def build(self) -> None:
-        self.model = AUTO_ENCODER.build(self.cfg.auto_encoder).to(self.runtime.device)
+        cfg = self.cfg
+        self.model = AUTO_ENCODER.build(cfg.auto_encoder).to(self.runtime.device)
+        if cfg.initial_logvar is not None and not cfg.auto_encoder.get("pretrained"):
+            set_logvar(self.model, cfg.initial_logvar)
+        if cfg.fix_encoder:
+            for part in (self.model.encoder, self.model.quant_conv):
+                part.requires_grad_(False)
         self.model.to(memory_format=torch.channels_last)
+
+    def check(self) -> None:
+        cfg = self.cfg
+        self.check_resolution()
+        if cfg.crop > min(cfg.resolution) or cfg.crop % cfg.scale:
+            raise UserError(f"crop {cfg.crop} must be a multiple of {cfg.scale} and no larger than the resolution "
+                            f"{cfg.resolution}")
 
     def trainable(self) -> torch.nn.Module:
         return self.model
@@ -33,7 +49,8 @@ class Autoencoder(Engine):
         error = reconstruction - frames
         absolute, square = error.abs().mean(), error.square().mean()
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        loss = absolute + self.cfg.mse_weight * square + self.cfg.kl_weight * kl
+        cfg = self.cfg
+        loss = cfg.l1_weight * absolute + cfg.mse_weight * square + cfg.kl_weight * kl
         # The signal spans [-1, 1]: a peak of 2.
         psnr = 10 * torch.log10(4 / square.detach())
         return loss, {"l1": absolute, "kl": kl, "psnr": psnr, "latent_std": posterior.mean.std()}
@@ -45,6 +62,18 @@ class Autoencoder(Engine):
         reconstruction, _ = self.model(frames, sample_posterior=False)
         rows = torch.cat([torch.cat(list(frames), dim=-1), torch.cat(list(reconstruction), dim=-1)], dim=-2)
         write_png(self.folder / f"sample_{step:06d}.png", to_uint8(rows[None], self.cfg.mean, self.cfg.std)[0])
+
+
+@torch.no_grad()
+def set_logvar(autoencoder: torch.nn.Module, value: float) -> None:
+    """Let the posterior's log variance start at one value everywhere.
+
+    At a fresh network's 0 the posterior's noise drowns the code until training has widened it, which takes longer
+    than all the rest of a short run.
+    """
+    half = autoencoder.quant_conv.weight.shape[0] // 2
+    autoencoder.quant_conv.weight[half:] = 0
+    autoencoder.quant_conv.bias[half:] = value
 
 
 def random_crops(frames: torch.Tensor, size: int) -> torch.Tensor:
