@@ -1,5 +1,6 @@
 """The engine in a browser: `python gradio_app.py`, then open the address it prints. Serves this machine only."""
 import argparse
+import logging
 import random
 import sys
 import time
@@ -73,7 +74,7 @@ def build(studio, chosen: str):
             settings = Settings(prompt, picture, seed, float(guide_scale), int(steps))
             return *make_video(studio, name, settings, progress), seed
         except UserError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
 
     first = studio.defaults(chosen)
     with gr.Blocks(title="OneReel", analytics_enabled=False) as page:
@@ -103,6 +104,7 @@ def build(studio, chosen: str):
 def main() -> None:
     """Serve the page until Ctrl-C."""
     arguments = parse(sys.argv[1:])
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # or it notes every request that gradio makes of itself
     from tools.studio import Studio  # imports torch
     studio = Studio(arguments.configs)
     chosen = arguments.cfg if arguments.cfg in studio.configs else next(iter(studio.configs))

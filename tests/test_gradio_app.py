@@ -38,6 +38,7 @@ class FormulaEngine(Engine):
     def output_name(self, request, rank, world_size):
         return f"{request.index:04d}_{clean_name(request.item.caption)}.mp4"
 
+    @property
     def weight_files(self):
         return {}
 
@@ -133,6 +134,14 @@ def test_what_is_missing_is_named_and_nothing_is_written(studio, tmp_path, word,
     with pytest.raises(UserError, match=message):
         studio.make(name_of(studio, word), settings, ignore)
     assert not (tmp_path / "out").exists()
+
+
+def test_refused_request_leaves_nothing_behind(studio, tmp_path):
+    name = name_of(studio, "text")
+    studio.configs[name].resolution = [60, 64]
+    with pytest.raises(UserError, match="not a multiple of 8"):
+        studio.make(name, Settings("a dog", None, 0, 1.0, 1), ignore)
+    assert list((tmp_path / "out/gradio").iterdir()) == []
 
 
 def test_folder_without_configurations_is_named(tmp_path):

@@ -3,7 +3,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Studio:
             try:
                 cfg = load_config(str(path))
                 load_components(cfg.imports)
-                if is_sampling(cfg.TASK_TYPE):
+                if "TASK_TYPE" in cfg and is_sampling(cfg.TASK_TYPE):
                     self.configs[str(path)] = cfg
             except UserError as error:
                 log.warning("%s is left out: %s", path, error)
@@ -90,24 +90,28 @@ class Studio:
         """
         if not settings.prompt.strip():
             raise UserError("a prompt is needed: say what the video is to show")
-        if self.wants_picture(name) and not settings.picture:
+        if not self.wants_picture(name):
+            settings = replace(settings, picture=None)
+        elif not settings.picture:
             raise UserError("a picture is needed: the video starts from it")
+        folder = Path(self.configs[name].log_dir) / "gradio" / datetime.now().strftime("%Y%m%d-%H%M%S-%f")
         with self._lock:
-            sampling = Sampling(self._ready(name, self._write_request(name, settings)))
-            return sampling.make(sampling.requests(), progress)[0]
+            try:
+                sampling = Sampling(self._ready(name, self._write_request(folder, settings)))
+                return sampling.make(sampling.requests(), progress)[0]
+            except UserError:
+                shutil.rmtree(folder)  # holds nothing but the request
+                raise
 
-    def _write_request(self, name: str, settings: Settings) -> dict:
-        """Write the list of one line and the picture; returns what they change in the configuration."""
-        folder = Path(self.configs[name].log_dir) / "gradio"
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-        own = folder / stamp
-        own.mkdir(parents=True)
+    def _write_request(self, folder: Path, settings: Settings) -> dict:
+        """Write the list of one line and the picture to `folder`; returns what they change in the configuration."""
+        folder.mkdir(parents=True)
         line = f"{' '.join(settings.prompt.split())}|{settings.seed}\n"
-        if self.wants_picture(name):
-            line = f"{shutil.copy(settings.picture, own)}{SEPARATOR}{line}"
-        list_file = own / f"{stamp}.txt"
+        if settings.picture:
+            line = f"{shutil.copy(settings.picture, folder)}{SEPARATOR}{line}"
+        list_file = folder / f"{folder.name}.txt"
         list_file.write_text(line, encoding="utf-8")
-        return {"log_dir": str(folder), "test_list_path": str(list_file), "seed": settings.seed, "round": 1,
+        return {"log_dir": str(folder.parent), "test_list_path": str(list_file), "seed": settings.seed, "round": 1,
                 "guide_scale": settings.guide_scale, "ddim_timesteps": settings.steps, "resume": False}
 
     def _ready(self, name: str, changes: dict):
