@@ -19,6 +19,9 @@ from tools.kinds import convert, describe
 from tools.registry import MODEL
 from tools.yaml_files import Loader, parse_word, to_text
 
+ROOT = Path(__file__).parent.parent
+INCLUDED = {"configs/base.yaml", "configs/tiny/world.yaml"}
+SHIPPED = sorted({str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml")} - INCLUDED)
 CASE, EXPECTED = load_case("vgen-engine", "config_merge")
 
 
@@ -60,6 +63,31 @@ def replayed():
 def test_files_mean_what_they_meant(replayed, name):
     out, wanted = replayed[name]
     assert out == wanted
+
+
+@pytest.mark.parametrize("path", SHIPPED)
+def test_shipped_configurations_resolve(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    cfg = load_config(path)
+    assert cfg.TASK_TYPE
+    assert set(cfg.UNet) >= {"type", "in_dim", "dim"}
+
+
+@pytest.mark.parametrize(("path", "size", "frames", "unet"), [
+    ("configs/t2v_infer.yaml", [448, 256], 16, "UNetSD_T2VBase"),
+    ("configs/i2vgen_xl_infer.yaml", [1280, 704], 16, "UNetSD_I2VGen"),
+])
+def test_published_settings(path, size, frames, unet, monkeypatch):
+    """Effective values of the published configurations."""
+    monkeypatch.chdir(ROOT)
+    cfg = load_config(path)
+    assert (cfg.resolution, cfg.max_frames, cfg.UNet["type"]) == (size, frames, unet)
+    assert (cfg.guide_scale, cfg.ddim_timesteps, cfg.seed, cfg.round, cfg.target_fps) == (9.0, 50, 8888, 4, 16)
+    assert (cfg.UNet["dim"], cfg.UNet["attn_scales"], cfg.scale_factor) == (320, [1.0, 0.5, 0.25], 0.18215)
+    assert cfg.Diffusion["mean_type"] == "v"
+    assert cfg.Diffusion["schedule"] == "cosine"
+    assert cfg.Diffusion["schedule_param"]["zero_terminal_snr"]
+    assert cfg.negative_prompt.startswith("Distorted, discontinuous")
 
 
 def test_every_default_has_its_own_type():

@@ -29,25 +29,33 @@ class _LiveBytes(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self._live: set[int] = set()
+        self._outside: dict[int, torch.UntypedStorage] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._follow(leaf.untyped_storage())
+        kwargs = kwargs or {}
+        for storage in _storages((args, kwargs)):
+            if id(storage) not in self._live:
+                self._outside[id(storage)] = storage
+        out = func(*args, **kwargs)
+        for storage in _storages(out):
+            if id(storage) not in self._live and id(storage) not in self._outside:
+                self._follow(storage)
         return out
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key, size = id(storage), storage.nbytes()
-        if key not in self._live:
-            self._live.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, key, size)
+        self._live.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key, size)
 
     def _forget(self, key: int, size: int) -> None:
         self._live.discard(key)
         self.now -= size
+
+
+def _storages(tree: object) -> Iterator[torch.UntypedStorage]:
+    return (leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
 class _FusedAttention(torch.autograd.Function):
