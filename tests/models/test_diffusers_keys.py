@@ -88,6 +88,17 @@ def test_autoencoder_equals_diffusers_autoencoder_both_ways():
         assert relative_error(ours.decode(latent), theirs.decode(latent).sample) < TOLERANCE
 
 
+def test_old_names_of_the_autoencoders_attention_are_read():
+    state = fill_module(small_autoencoder()).state_dict()
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    theirs = to_diffusers("AutoencoderKL", state)
+    for new_name, old_name in old.items():
+        theirs = {key.replace(new_name, old_name): value for key, value in theirs.items()}
+
+    back = from_diffusers("AutoencoderKL", theirs)
+    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
+
+
 @pytest.mark.parametrize("name", ["UNetSD_T2VBase", "UNetSD_I2VGen", "AutoencoderKL"])
 def test_every_published_key_has_its_recorded_counterpart(name):
     with gzip.open(GOLDENS / "vgen-unets-core" / "diffusers_key_map.json.gz", "rt") as file:

@@ -75,6 +75,8 @@ VAE_ENDS = (
 VAE_RES_BLOCK = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2",
                  "nin_shortcut": "conv_shortcut"}
 VAE_ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+# As files from before diffusers 0.15 have it; read, never written.
+VAE_OLD_ATTENTION = {"q": "query", "k": "key", "v": "value", "proj_out": "proj_attn"}
 
 
 def _residual(ours: str, theirs: str, index: int) -> Iterator[Rule]:
@@ -139,7 +141,7 @@ def vae_rules(levels: int, num_res_blocks: int) -> Iterator[Rule]:
             for ours, theirs in VAE_RES_BLOCK.items():
                 yield rule(f"{side}.mid.block_{index + 1}.{ours}", f"{side}.mid_block.resnets.{index}.{theirs}")
         yield rule(f"{side}.mid.attn_1.norm", f"{side}.mid_block.attentions.0.group_norm")
-        for ours, theirs in VAE_ATTENTION.items():
+        for ours, theirs in (*VAE_OLD_ATTENTION.items(), *VAE_ATTENTION.items()):
             ours, theirs = f"{side}.mid.attn_1.{ours}", f"{side}.mid_block.attentions.0.{theirs}"
             yield rule(ours, theirs)
             yield rule(f"{ours}.weight", f"{theirs}.weight", change=LINEAR_FROM_CONV2D)
