@@ -83,8 +83,8 @@ def build(studio, chosen: str):
             with gr.Column():
                 name = gr.Dropdown(list(studio.configs), value=chosen, label="Configuration")
                 prompt = gr.Textbox(first.prompt, label="Prompt", lines=2)
-                picture = gr.Image(first.picture, label="Picture to start from", type="filepath",
-                                   visible=studio.wants_picture(chosen))
+                picture = gr.Image(first.picture, label="Picture to start from", type="filepath", format="png",
+                                   height=240, visible=studio.wants_picture(chosen))
                 with gr.Row():
                     seed = gr.Number(first.seed, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
                     fresh = gr.Checkbox(False, label="Another seed each time")
