@@ -205,6 +205,7 @@ def test_overrides_are_typed(key, word, value):
     ("precision: fp64", (), ["'auto' or 'fp32'"]),
     ("seed: true", (), ["'seed' must be an integer"]),
     ("UNet: 5", (), ["'UNet' must be a section or null"]),
+    ("vid_dataset: {length: 5}", (), ["run.yaml: section 'vid_dataset' lacks 'type'", "DATASETS"]),
     ("UNet: {type: U", (), ["run.yaml, line", "not valid YAML"]),
     ("just words", (), ["run.yaml", "key: value"]),
     ("_BASE: gone.yaml", (), ["run.yaml", "_BASE", "gone.yaml"]),

@@ -195,6 +195,8 @@ def _check_keys(layer: Layer) -> None:
             converted = convert(value, KEYS[name])
         except ValueError as error:
             raise UserError(f"{origin}: '{name}' {error}") from None
+        if KEYS[name].registry and value is not None and "type" not in value:
+            raise UserError(f"{origin}: section '{name}' lacks 'type', the name of a {KEYS[name].registry} component")
         if converted != value or type(converted) is not type(value):
             layer.set((name,), converted, origin)
 

@@ -94,23 +94,29 @@ class Registry:
         parameters = _signature(component)
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return arguments
-        for key in [k for k in arguments if k not in parameters]:
+        surplus = [k for k in arguments if k not in parameters]
+        for key in surplus:
             origin = getattr(section, "origins", {}).get(key)
-            if origin == DEFAULTS and key not in given:
-                del arguments[key]  # describes the default component, not the one that was chosen
-                continue
-            if key not in self._ignored[name]:
+            # A default describes the default component, which need not be the one that was chosen.
+            is_default = origin == DEFAULTS and key not in given
+            if not is_default and key not in self._ignored[name]:
                 raise UserError(f"{f'{origin}: ' if origin else ''}{self.name} {name}: unknown key '{key}'"
                                 f"{nearest(key, parameters)}; it takes: {', '.join(parameters)}")
             del arguments[key]
-            if (name, key) not in self._noted:
-                self._noted.add((name, key))
-                log.info("%s %s: key '%s' has no effect (it had none in the original either)", self.name, name, key)
+        self._note(name, [k for k in surplus if k in self._ignored[name]])
         missing = [k for k, p in parameters.items() if p.default is p.empty and k not in arguments
                    and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         if missing:
             raise UserError(f"{self.name} {name}: missing key '{missing[0]}' in its section")
         return arguments
+
+    def _note(self, name: str, keys: list[str]) -> None:
+        """Say once that keys of a component are accepted and have no effect."""
+        new = [key for key in keys if (name, key) not in self._noted]
+        self._noted.update((name, key) for key in new)
+        if new:
+            log.info("%s %s: keys without effect (they had none in the original either): %s", self.name, name,
+                     ", ".join(new))
 
     def build(self, section: dict, **given):
         """Construct the component that a YAML section describes.
