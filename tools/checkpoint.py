@@ -49,9 +49,8 @@ def _download(hub: str, path: str) -> Path:
         from modelscope.hub.file_download import model_file_download
         return Path(model_file_download(repository, name))
     except Exception as error:
-        raise UserError(f"weights '{path}' could not be fetched ({type(error).__name__}: "
-                        f"{str(error).splitlines()[0] if str(error) else 'no reason given'}); when offline, get '{name}' "
-                        f"of {repository} elsewhere, put it under models/ and name that path") from error
+        raise UserError(f"weights '{path}' could not be fetched ({type(error).__name__}: {_reason(error)}); when "
+                        f"offline, get '{name}' of {repository} elsewhere and name the path of the file") from error
 
 
 def load_file(path: str) -> dict:
@@ -64,16 +63,21 @@ def load_file(path: str) -> dict:
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
-                return {key: opened.get_tensor(key) for key in opened.keys()}
+                return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no dict
         return torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"weights '{path}' are damaged or not safetensors ({error}); fetch the file again") from error
     except (EOFError, RuntimeError, zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"weights '{path}' are damaged or truncated ({str(error).splitlines()[0]}); "
-                        "fetch the file again") from error
+        raise UserError(f"weights '{path}' are damaged or truncated ({_reason(error)}); fetch the file "
+                        "again") from error
     except Exception as error:  # pickle.UnpicklingError and what broken pickles raise inside torch's reader
         raise UserError(f"weights '{path}' refused: not a plain tensor file, it asks to run code or is no checkpoint "
-                        f"({str(error).splitlines()[0][:120]})") from error
+                        f"({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """First line of an error's text, cut; its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def load_state(path: str) -> dict[str, torch.Tensor]:
@@ -157,16 +161,17 @@ def digest(path: str) -> str:
     return sha.hexdigest()[:16]
 
 
-def newest(folder: Path, pattern: str) -> Path | None:
-    """File of `folder` matching `pattern` with the highest step, or None."""
-    files = sorted(Path(folder).glob(pattern), key=lambda f: step_of(f.name))
-    return files[-1] if files else None
+def by_age(folder: Path, pattern: str) -> list[Path]:
+    """Files of `folder` matching `pattern`, the last written last.
+
+    By time, not by step: a folder may hold higher steps of an earlier run, which the present one does not continue.
+    """
+    return sorted(Path(folder).glob(pattern), key=lambda f: (f.stat().st_mtime_ns, step_of(f.name)))
 
 
 def remove_old(folder: Path, pattern: str, keep: int) -> None:
-    """Delete all but the `keep` newest files of `folder` matching `pattern`; keep all for 0."""
-    files = sorted(Path(folder).glob(pattern), key=lambda f: step_of(f.name))
-    for file in files[:-keep] if keep else ():
+    """Delete all but the `keep` last written files of `folder` matching `pattern`; keep all for 0."""
+    for file in by_age(folder, pattern)[:-keep] if keep else ():
         file.unlink()
 
 

@@ -49,6 +49,14 @@ class Runtime:
         if self.world_size > 1:
             dist.barrier()
 
+    def agree(self, number: int) -> int:
+        """The main rank's number, on all ranks."""
+        if self.world_size == 1:
+            return number
+        told = torch.tensor(number, device=self.device)
+        dist.broadcast(told, src=0)
+        return int(told)
+
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """Mean of a scalar over the ranks."""
         value = value.detach().float()
@@ -87,6 +95,12 @@ def start(device: str = "auto", precision: str = "auto", half: bool = True, debu
     return Runtime(chosen, _precision(precision, half, chosen), rank, world_size)
 
 
+def stop(runtime: Runtime) -> None:
+    """Leave the process group; where the run failed, torchrun ends the group instead."""
+    if runtime.world_size > 1:
+        dist.destroy_process_group()
+
+
 def _precision(precision: str, half: bool, device: torch.device) -> str:
     if precision == "auto":
         if device.type != "cuda" or not half:
@@ -119,13 +133,18 @@ def launch_on_all_devices(debug: bool, device: str = "auto") -> bool:
     machines = int(os.environ.get("WORLD_SIZE", 1))
     if gpus * machines <= 1:
         return False
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
     where = ["--standalone"] if machines == 1 else [
         f"--nnodes={machines}", f"--node_rank={os.environ.get('RANK', 0)}",
         f"--master_addr={os.environ.get('MASTER_ADDR', 'localhost')}",
         f"--master_port={os.environ.get('MASTER_PORT', 29500)}"]
-    main([*where, f"--nproc_per_node={gpus}", *sys.argv])
+    try:
+        main([*where, f"--nproc_per_node={gpus}", *sys.argv])
+    except ChildFailedError as error:
+        # The process has said why; its exit code is this command's.
+        sys.exit(error.get_first_failure()[1].exitcode)
     return True
 
 
@@ -133,7 +152,7 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2**63)
 
 
 def rng_state() -> dict:

@@ -32,7 +32,6 @@ class Autoencoder(Engine):
 
     def check(self) -> None:
         cfg = self.cfg
-        self.check_resolution()
         if cfg.crop > min(cfg.resolution) or cfg.crop % cfg.scale:
             raise UserError(f"crop {cfg.crop} must be a multiple of {cfg.scale} and no larger than the resolution "
                             f"{cfg.resolution}")

@@ -18,6 +18,7 @@ class Contrastive(Engine):
 
     def build(self) -> None:
         self.embedder = EMBEDDER.build(self.cfg.embedder).to(self.runtime.device)
+        self.check_picture_size(self.embedder)
         self.model = self.embedder.model
 
     def trainable(self) -> torch.nn.Module:

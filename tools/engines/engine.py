@@ -1,6 +1,7 @@
 """The life cycle of a run: device and ranks, components, then one of the two loops."""
 import functools
 import logging
+import random
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from tools import checkpoint, runtime
 from tools.engines.sample import Sampling
 from tools.engines.train import Trainer
+from tools.errors import UserError
 from tools.registry import DATASETS, ENGINE
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,9 @@ class Engine:
     def __init__(self, cfg, mode: str):
         self.cfg, self.mode = cfg, mode
         self.runtime = runtime.start(cfg.device, cfg.precision, cfg.use_fp16, cfg.debug)
+        if cfg.use_random_seed:
+            cfg.seed = self.runtime.agree(random.SystemRandom().randint(0, 10000))
+            log.info("seed drawn: %d", cfg.seed)
         self.first_step = 0
         self.network = None
 
@@ -57,10 +62,15 @@ class Engine:
         runtime.seed_everything(self.cfg.seed + self.runtime.rank)
         if self.mode == "train":
             runtime.start_logging(self.runtime, None)
+            self.check()
             self.build()
             Trainer(self).run()
         else:
             Sampling(self).run()
+        runtime.stop(self.runtime)
+
+    def check(self) -> None:
+        """Refuse settings that cannot work, before anything is loaded or written."""
 
     def build(self) -> None:
         """Make the components on their device."""
@@ -70,9 +80,9 @@ class Engine:
         """The module whose parameters are trained and saved."""
         raise NotImplementedError
 
-    def weights(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """State dict of the plain weights file, in the layout that users of this model have."""
-        return model.state_dict()
+    def weights(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the plain weights file holds of the trained module's state dict, in the layout that users have."""
+        return state
 
     def batch_loss(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Scalar loss of one batch, through `self.network`, and further scalars to log."""
@@ -93,21 +103,34 @@ class Engine:
                 for key, value in batch.items()}
 
     def rank_plan(self) -> tuple[int, int, int]:
-        """Frames, batch size and frame rate of this rank (joint image and video training gives ranks different ones)."""
+        """Frames, batch size and frame rate of this rank (joint image and video training: ranks differ)."""
         cfg, rank = self.cfg, self.runtime.rank
         frames = cfg.frame_lens[rank % len(cfg.frame_lens)]
-        fps = 1 if frames == 1 else cfg.sample_fps[rank % len(cfg.sample_fps)]
+        rates = cfg.sample_fps if isinstance(cfg.sample_fps, list) else [cfg.sample_fps]
+        fps = 1 if frames == 1 else rates[rank % len(rates)]
+        if str(frames) not in cfg.batch_sizes:
+            raise UserError(f"batch_sizes has no entry for the {frames} frames of frame_lens")
         return frames, cfg.batch_sizes[str(frames)], fps
 
     def dataset(self):
         """Dataset of this rank and its batch size."""
         frames, batch_size, fps = self.rank_plan()
-        section = self.cfg.img_dataset if frames == 1 else self.cfg.vid_dataset
-        known = DATASETS.parameters(section["type"])
+        name = "img_dataset" if frames == 1 else "vid_dataset"
+        section = self.cfg[name]
+        if section is None:
+            raise UserError(f"section '{name}' is missing; frame_lens {self.cfg.frame_lens} asks for it")
+        known = DATASETS.parameters(section.get("type"))
         given = {"sample_fps": fps, "max_frames": frames}
         if "transforms" in known:
             given |= self.transforms()
         return DATASETS.build(section, **{k: v for k, v in given.items() if k in known}), batch_size
+
+    def check_picture_size(self, embedder) -> None:
+        """Refuse a `vit_resolution` that the image encoder does not take."""
+        height, width = embedder.image_size() if hasattr(embedder, "image_size") else reversed(self.cfg.vit_resolution)
+        if [width, height] != list(self.cfg.vit_resolution):
+            raise UserError(f"vit_resolution {list(self.cfg.vit_resolution)} is not what the image encoder takes; "
+                            f"set vit_resolution: [{width}, {height}]")
 
     def transforms(self) -> dict:
         """Picture transforms that the datasets take from the run's settings."""

@@ -71,9 +71,10 @@ class ImageToVideo(TextToVideo):
 
     def check(self) -> None:
         super().check()
-        for item in self.items():
-            if item.caption:
-                read_image(item.path)
+        if self.mode == "sample":
+            for item in self.items():
+                if item.caption:
+                    read_image(item.path)
 
     def output_name(self, request, rank: int, world_size: int) -> str:
         picture = Path(request.item.path).name.split(".")[0]

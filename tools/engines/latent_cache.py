@@ -1,4 +1,5 @@
 """Latents of a fixed part of a dataset, encoded once: pays where encoding costs more than an update."""
+import collections
 import hashlib
 import json
 import logging
@@ -18,7 +19,7 @@ ENCODED_TOGETHER = 8  # clips
 
 
 class LatentClips(Dataset):
-    """Items {latents [c, F, h, w], caption, image_vector [E] where it was asked for}."""
+    """Items {latents [c, F, h, w], caption, fps and image_vector [E] where they are known or asked for}."""
 
     def __init__(self, content: dict):
         self.content = content
@@ -54,7 +55,8 @@ def _name(engine, count: int) -> str:
     parts = {"count": count, "frames": frames, "fps": fps, "seed": cfg.seed, "scale_factor": cfg.scale_factor,
              "dataset": cfg.img_dataset if frames == 1 else cfg.vid_dataset, "autoencoder": cfg.auto_encoder,
              "weights": engine.weight_digest("auto_encoder"), "image_vector": engine.needs_image_vector,
-             "embedder": engine.weight_digest("embedder"), "resolution": cfg.resolution}
+             "embedder": engine.weight_digest("embedder"), "resolution": cfg.resolution, "chunk_size": cfg.chunk_size,
+             "vit_resolution": cfg.vit_resolution, "pixels": [cfg.mean, cfg.std, cfg.vit_mean, cfg.vit_std]}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -64,14 +66,15 @@ def _encode(engine, dataset: Dataset, count: int) -> dict:
     source = batches(dataset, batch_size=ENCODED_TOGETHER, seed=cfg.seed, shuffle=False, done=0, rank=0, world_size=1,
                      num_workers=cfg.num_workers, prefetch_factor=cfg.prefetch_factor, pin_memory=False)
     generator = torch.Generator().manual_seed(cfg.seed)
-    captions, latents, vectors = [], [], []
+    captions, parts = [], collections.defaultdict(list)
     with tqdm(total=count, desc="encoding", unit="clip", disable=not engine.runtime.is_main) as bar:
         while len(captions) < count:
             batch = engine.to_device(next(source))
             captions += batch["caption"]
-            latents.append(engine.encode(batch["video"], generator).cpu())
+            parts["latents"].append(engine.encode(batch["video"], generator).cpu())
+            if "fps" in batch:
+                parts["fps"].append(batch["fps"].cpu())
             if engine.needs_image_vector:
-                vectors.append(image_vectors(engine.embedder, batch["vit_frame"]).cpu())
+                parts["image_vector"].append(image_vectors(engine.embedder, batch["vit_frame"]).cpu())
             bar.update(len(batch["caption"]))
-    content = {"caption": captions[:count], "latents": torch.cat(latents)[:count]}
-    return content | ({"image_vector": torch.cat(vectors)[:count]} if vectors else {})
+    return {"caption": captions[:count]} | {key: torch.cat(values)[:count] for key, values in parts.items()}

@@ -33,16 +33,29 @@ class LatentDiffusion(Engine):
         self.autoencoder = AUTO_ENCODER.build(cfg.auto_encoder).to(device).eval().requires_grad_(False)
         self.embedder = EMBEDDER.build(cfg.embedder).to(device).eval().requires_grad_(False)
         self.diffusion = DIFFUSION.build(cfg.Diffusion)
+        if (cfg.opti_timesteps or 0) > self.diffusion.num_timesteps:
+            raise UserError(f"opti_timesteps {cfg.opti_timesteps} is more than the schedule's "
+                            f"{self.diffusion.num_timesteps} steps")
         self.model = MODEL.build(cfg.UNet)
+        self._check_sizes()
         if self.mode == "sample":
             checkpoint.load_into(self.model, checkpoint.load_state(cfg.test_model),
                                  f"test_model '{cfg.test_model}' into {cfg.UNet['type']}")
             self.model.eval().requires_grad_(False)
+            if cfg.compile:
+                self.model.compile()
         elif cfg.Pretrain:
             self.model, self.first_step = PRETRAIN.build(cfg.Pretrain, model=self.model)
         self.network = self.model.to(device)
         self.visual = VISUAL.build(cfg.visual_train) if self.mode == "train" and cfg.visual_train else None
         self._tokens = {}
+
+    def _check_sizes(self) -> None:
+        """Ask the networks about the sizes to come; no weights are read and nothing is written by then."""
+        if hasattr(self.model, "check_size"):
+            self.model.check_size(*self.latent_shape()[-2:])
+        if self.needs_image_vector:
+            self.check_picture_size(self.embedder)
 
     # What a method fills in.
 
@@ -133,7 +146,9 @@ class LatentDiffusion(Engine):
         return decode_video(self.autoencoder, latents, self.cfg.scale_factor, self.cfg.decoder_bs)
 
     def frame_rates(self, batch: dict) -> torch.Tensor:
-        """[B] frames per second that the clips were sampled at (training) or are asked for (sampling)."""
+        """[B] frames per second that the clips have (training) or are asked for (sampling)."""
+        if "fps" in batch:
+            return batch["fps"]
         fps = self.rank_plan()[2] if self.mode == "train" else self.cfg.target_fps
         return torch.full((len(batch["caption"]),), fps, dtype=torch.long, device=self.runtime.device)
 
@@ -145,17 +160,14 @@ class LatentDiffusion(Engine):
     # Sampling.
 
     def check(self) -> None:
-        """Refuse sizes that cannot work, before anything is loaded."""
         cfg = self.cfg
-        for name, pixels in zip(("width", "height"), cfg.resolution, strict=True):
-            if pixels % cfg.scale:
-                good = max(cfg.scale, round(pixels / cfg.scale) * cfg.scale)
-                raise UserError(f"resolution: {name} {pixels} is not a multiple of {cfg.scale}; the nearest is {good}")
-        if cfg.eta and cfg.batch_size > 1:
-            raise UserError("eta above 0 draws noise at every step, which batch_size above 1 would share between prompts; "
-                            "set batch_size 1")
+        if self.mode == "sample" and not cfg.test_model:
+            raise UserError("test_model is not set; name the checkpoint of the denoiser")
+        if self.mode == "sample" and cfg.eta and cfg.batch_size > 1:
+            raise UserError("eta above 0 draws noise at every step, which batch_size above 1 would share between "
+                            "prompts; set batch_size 1")
 
-    @functools.cache
+    @functools.cached_property
     def weight_files(self) -> dict[str, dict]:
         """Weights of this run by role: path and digest, for sidecars."""
         files = {"UNet": self.cfg.test_model,

@@ -16,6 +16,8 @@ from tools.media import to_uint8, write_video
 
 log = logging.getLogger(__name__)
 
+MAX_SEED = 2**63 - 1  # of torch's generators
+
 
 @dataclass(frozen=True)
 class Request:
@@ -87,6 +89,9 @@ class Sampling:
             for r in range(cfg.round):
                 index = (item.line - 1) * cfg.round + r
                 seed = cfg.seed + index if item.seed is None else item.seed + r
+                if seed > MAX_SEED:
+                    raise UserError(f"list file '{cfg.test_list_path}', line {item.line}: seed {seed} is too large; "
+                                    f"seeds end at {MAX_SEED}")
                 requests.append(Request(item, index, seed))
         if not requests:
             raise UserError(f"list file '{cfg.test_list_path}' has no line with a caption")
@@ -119,9 +124,13 @@ class Sampling:
         return written
 
     def _sidecar(self, request: Request) -> dict:
-        """All it takes to make the video again: a list of this one line, this seed and this configuration."""
-        return {"prompt": request.item.caption, "seed": request.seed, "index": request.index,
-                "rank": self.runtime.rank, "item": asdict(request.item), "weights": self.engine.weight_files(),
+        """All it takes to make the video again: a list of this one line, this seed and this configuration.
+
+        There is no seed where one stream serves the whole list.
+        """
+        seed = None if self.cfg.seeding == "sequential" else request.seed
+        return {"prompt": request.item.caption, "seed": seed, "index": request.index,
+                "rank": self.runtime.rank, "item": asdict(request.item), "weights": self.engine.weight_files,
                 "torch": torch.__version__, "config": self.cfg}
 
 

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -31,6 +32,9 @@ class Trainer:
 
     def __init__(self, engine):
         cfg = engine.cfg
+        if cfg.use_fsdp:
+            raise UserError("use_fsdp: sharded training is not available; several GPUs train by DDP, which keeps "
+                            "the whole model on each; set use_fsdp false")
         self.engine, self.cfg, self.runtime = engine, cfg, engine.runtime
         self.folder = engine.folder
         self.model = engine.trainable()
@@ -49,9 +53,12 @@ class Trainer:
 
     def run(self) -> None:
         """Train to `num_steps`, from the last checkpoint of the run folder when `resume` is set."""
-        self._resume()
+        random_state = self._resume()
         self._wrap()
         data = self._batches()
+        if random_state is not None:
+            # Last, after everything that may draw.
+            runtime.set_rng_state(random_state)
         # Nothing is written before this point, where everything that the run needs has proven to be there.
         name = "log.txt" if self.runtime.is_main else f"log_{self.runtime.rank:02d}.txt"
         runtime.start_logging(self.runtime, self.folder / name)
@@ -65,6 +72,7 @@ class Trainer:
                 if self.step % self.cfg.log_interval == 0 or self.step == last:
                     self._log(values, metrics, bar, time.perf_counter() - began)
                 if self._due(self.cfg.save_ckp_interval):
+                    self._require_finite(values)
                     self._save()
                 if self._due(self.cfg.viz_interval):
                     self._preview(batch)
@@ -82,7 +90,7 @@ class Trainer:
     def _wrap(self) -> None:
         network = self.model
         if self.cfg.compile:
-            network = torch.compile(network)
+            network.compile()
         if self.runtime.world_size > 1:
             devices = [self.runtime.device] if self.runtime.device.type == "cuda" else None
             network = DistributedDataParallel(network, device_ids=devices)
@@ -129,13 +137,17 @@ class Trainer:
     def _log(self, values: dict, metrics, bar, seconds: float) -> None:
         means = {key: float(self.runtime.mean(torch.as_tensor(value, device=self.runtime.device)))
                  for key, value in values.items()}
-        if not all(map(torch.isfinite, map(torch.tensor, means.values()))) and not self.scaler.is_enabled():
-            raise UserError(f"step {self.step}: the loss is no longer finite ({means['loss']}); lower lr or set "
-                            f"grad_clip; checkpoints so far are in {self.folder / 'checkpoints'}")
+        self._require_finite(means)
         if metrics:
             lr = self.optimizer.param_groups[0]["lr"]
             metrics.write(self.step, means | {"next_lr": lr, "seconds": seconds})
             bar.set_postfix({"loss": f"{means['loss']:.4f}", "lr": f"{lr:.2e}"})
+
+    def _require_finite(self, values: dict) -> None:
+        """End a run that has diverged before it overwrites anything good; a scaler skips bad updates by itself."""
+        if not all(math.isfinite(value) for value in values.values()) and not self.scaler.is_enabled():
+            raise UserError(f"step {self.step}: the loss is no longer finite ({float(values['loss'])}); lower lr or "
+                            f"set grad_clip; checkpoints so far are in {self.folder / 'checkpoints'}")
 
     def _preview(self, batch: dict) -> None:
         """Let the engine draw what it would sample now; training's random streams do not notice."""
@@ -149,20 +161,21 @@ class Trainer:
         """Plain weights in the original's layout, and the whole state of the run."""
         folder = self.folder / "checkpoints"
         if self.runtime.is_main:
-            # Plain numbers only, so that any safe loader reads it: {'state_dict', 'step'} is what users have.
-            weights = self.engine.weights(self.model)
-            checkpoint.save_file({"state_dict": weights, "step": self.step},
-                                 folder / f"non_ema_{self.step:08d}.pth")
+            self._save_weights(self.model.state_dict(), folder / f"non_ema_{self.step:08d}.pth")
             if self.ema:
-                checkpoint.save_file({"state_dict": self.ema.average, "step": self.step},
-                                     folder / f"ema_{self.step:08d}.pth")
+                self._save_weights(self.ema.average, folder / f"ema_{self.step:08d}.pth")
+        rank = self.runtime.rank
+        checkpoint.save_file(self._state(), folder / _state_file(rank, self.step))
+        # Only when all ranks have the new state may older ones go.
         self.runtime.barrier()
-        checkpoint.save_file(self._state(), folder / f"state_{self._rank_tag}{self.step:08d}.pt")
-        checkpoint.remove_old(folder, f"state_{self._rank_tag}*.pt", self.cfg.keep_checkpoints)
+        checkpoint.remove_old(folder, _state_file(rank, "*"), self.cfg.keep_checkpoints)
 
-    @property
-    def _rank_tag(self) -> str:
-        return f"rank{self.runtime.rank:04d}_"
+    def _save_weights(self, state: dict[str, torch.Tensor], path: Path) -> None:
+        dtype = runtime.DTYPES[self.cfg.save_dtype]
+        weights = {key: value.to(dtype) if value.is_floating_point() else value
+                   for key, value in self.engine.weights(state).items()}
+        # {'state_dict', 'step'} is what users have.
+        checkpoint.save_file({"state_dict": weights, "step": self.step}, path)
 
     def _state(self) -> dict:
         state = {"step": self.step, "first_step": self.first_step, "batches_done": self.batches_done,
@@ -175,21 +188,19 @@ class Trainer:
             state |= {"ema": self.ema.state_dict()} if self.ema else {}
         return state
 
-    def _resume(self) -> None:
+    def _resume(self) -> dict | None:
+        """Take up the last checkpoint, if there is one; returns the state of the random generators to start with."""
         if not self.cfg.resume:
-            return
+            return None
         folder = self.folder / "checkpoints"
-        own = checkpoint.newest(folder, f"state_{self._rank_tag}*.pt")
-        if own is None:
+        main = self._resumable(folder)
+        if main is None:
             log.info("resume: no checkpoint in %s yet, starting afresh", folder)
-            return
-        state = checkpoint.load_file(own)
-        if state["world_size"] != self.runtime.world_size:
-            raise UserError(f"resume: {own} was written by {state['world_size']} processes, this run has "
-                            f"{self.runtime.world_size}; start as many, or continue from its weights through Pretrain")
-        shared = state if self.runtime.is_main else checkpoint.load_file(
-            folder / f"state_rank0000_{state['step']:08d}.pt")
-        checkpoint.load_into(self.model, shared["model"], f"resume from {own}")
+            return None
+        shared = checkpoint.load_file(main)
+        own = main.with_name(_state_file(self.runtime.rank, shared["step"]))
+        state = shared if self.runtime.is_main else checkpoint.load_file(own)
+        checkpoint.load_into(self.model, shared["model"], f"resume from {main}")
         self.optimizer.load_state_dict(shared["optimizer"])
         self.scaler.load_state_dict(shared["scaler"])
         self.schedule.load_state_dict(shared["schedule"])
@@ -197,9 +208,30 @@ class Trainer:
             self.ema.load_state_dict(shared["ema"])
         self.step, self.first_step = state["step"] + 1, state["first_step"]
         self.batches_done = state["batches_done"]
+        if self.cfg.use_random_seed:
+            self.cfg.seed = json.loads(shared["config"])["seed"]
         log.info("resuming after step %d from %s", state["step"], own)
-        # Last, after everything that may draw.
-        runtime.set_rng_state(state["rng"])
+        return state["rng"]
+
+    def _resumable(self, folder: Path) -> Path | None:
+        """The main rank's part of the last checkpoint that all ranks have written; a kill may come between two."""
+        files = checkpoint.by_age(folder, _state_file(0, "*"))
+        if not files:
+            return None
+        written = checkpoint.load_file(files[-1])["world_size"]
+        if written != self.runtime.world_size:
+            raise UserError(f"resume: {files[-1]} was written by {written} processes, this run has "
+                            f"{self.runtime.world_size}; start as many, or continue from its weights through Pretrain")
+        for file in reversed(files):
+            step = checkpoint.step_of(file.name)
+            if all((folder / _state_file(rank, step)).exists() for rank in range(written)):
+                return file
+        raise UserError(f"resume: no checkpoint in {folder} is complete; continue from its weights through Pretrain")
+
+
+def _state_file(rank: int, step: int | str) -> str:
+    """Name of one rank's part of a checkpoint; a pattern where `step` is '*'."""
+    return f"state_rank{rank:04d}_{step:08d}.pt" if isinstance(step, int) else f"state_rank{rank:04d}_{step}.pt"
 
 
 class Metrics:
@@ -213,14 +245,17 @@ class Metrics:
 
     def __init__(self, folder: Path, next_step: int, tensorboard: bool):
         self.file = folder / "metrics.jsonl"
-        kept = []
-        if self.file.exists():
-            kept = [line for line in self.file.read_text().splitlines() if json.loads(line)["step"] < next_step]
+        kept = [line for line in self._lines() if json.loads(line)["step"] < next_step]
         checkpoint.save_text("".join(line + "\n" for line in kept), self.file)
         self.board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
             self.board = SummaryWriter(folder / "tensorboard", purge_step=next_step)
+
+    def _lines(self) -> list[str]:
+        """Whole lines of the file; a kill may have cut the last one."""
+        text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
+        return text.split("\n")[:-1]
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one line and one event per value."""
