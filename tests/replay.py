@@ -91,7 +91,7 @@ def replay(path: Path, known: dict, tolerance: float = TOLERANCE) -> Result:
         _check_complete(result, expected)
     except LeftOut as reason:
         result.skipped = str(reason)
-    except Exception as error:  # a crash of one case is that case's failure; the others are still replayed
+    except Exception as error:  # noqa: BLE001 - a crash of one case is its failure; the others are still replayed
         result.failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         logging.debug("%s\n%s", path, traceback.format_exc())
     return result
@@ -116,7 +116,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
     """Replay the cases named on the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.replay", description=__doc__.split("\n\n")[1])
     parser.add_argument("cases", nargs="+", type=Path, metavar="CASE.json")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="largest relative error (default %(default)s)")
+    parser.add_argument("--tolerance", type=float, default=TOLERANCE,
+                        help="relative error that fails (default %(default)s)")
     parser.add_argument("--verbose", action="store_true", help="tracebacks of cases that failed with an exception")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.ERROR, format="%(message)s")

@@ -72,7 +72,8 @@ BLOCKS = {
     "Upsample": Counterpart(blocks.Upsample, **RESAMPLE),
     "UpsampleSR600": Counterpart(blocks.Upsample, **RESAMPLE, given={"crop": 1}),
     "TransformerV2": Counterpart(
-        sequence.SequenceEncoder, renamed={"dim_head_k": "dim_head"}, same={"dim_head_v": "dim_head_k", "mlp_dim": "dim"},
+        sequence.SequenceEncoder, renamed={"dim_head_k": "dim_head"},
+        same={"dim_head_v": "dim_head_k", "mlp_dim": "dim"},
         only={"dropout_atte": sequence.DROPOUT, "dropout_ffn": sequence.DROPOUT}, residual_outside="layers.*.0"),
 }
 

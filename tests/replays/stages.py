@@ -2,7 +2,6 @@
 import contextlib
 from collections.abc import Iterable, Iterator
 
-import torch
 from torch import Tensor, nn
 
 

@@ -4,6 +4,7 @@ They follow this project's conventions (dataset items are dictionaries, random d
 only the engine around them is measured.
 """
 import itertools
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +29,12 @@ def rule(name: str, shape) -> Tensor:
 
 @MODEL.register()
 class ToyUNet(nn.Module):
-    """Denoiser [B, C, F, h, w] -> same, in closed form: a scaled copy of x, its mean over frames, and the conditions."""
+    """Denoiser [B, C, F, h, w] -> same, in closed form: x scaled, its mean over the frames, and the conditions.
 
-    calls: list[tuple[Tensor, Tensor, dict]] = []
+    `calls` holds (x, t, conditions) of every call of any instance since it was last cleared.
+    """
+
+    calls: ClassVar[list[tuple[Tensor, Tensor, dict]]] = []
 
     def __init__(self, use_lora: bool = False, adapter: bool = False, **ignored):
         super().__init__()
