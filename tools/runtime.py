@@ -44,6 +44,10 @@ class Runtime:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, DTYPES[self.precision])
 
+    def full_precision(self):
+        """Context that suspends `autocast`: the frozen encoders and the autoencoder run in float32."""
+        return torch.autocast(self.device.type, enabled=False)
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:

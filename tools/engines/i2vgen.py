@@ -42,7 +42,7 @@ class ImageToVideo(TextToVideo):
         """CLIP image vector [B, 1, E]."""
         vector = batch.get("image_vector")
         if vector is None:
-            with torch.no_grad():
+            with torch.no_grad(), self.runtime.full_precision():
                 vector = image_vectors(self.embedder, batch["vit_frame"])
         return vector.unsqueeze(1)
 

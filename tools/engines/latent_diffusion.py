@@ -132,13 +132,16 @@ class LatentDiffusion(Engine):
             if len(self._tokens) > MEMORY_LIMIT:
                 self._tokens.clear()
                 new = list(dict.fromkeys(texts))
-            self._tokens |= dict(zip(new, text_tokens(self.embedder, new).float(), strict=True))
+            with self.runtime.full_precision():
+                tokens = text_tokens(self.embedder, new)
+            self._tokens |= dict(zip(new, tokens, strict=True))
         return torch.stack([self._tokens[text] for text in texts])
 
     @torch.no_grad()
     def encode(self, video: torch.Tensor, generator=None) -> torch.Tensor:
         """Pixels [B, F, 3, H, W] to scaled latents [B, c, F, h, w]."""
-        return encode_video(self.autoencoder, video, self.cfg.scale_factor, self.cfg.chunk_size, generator)
+        with self.runtime.full_precision():
+            return encode_video(self.autoencoder, video, self.cfg.scale_factor, self.cfg.chunk_size, generator)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
