@@ -97,6 +97,19 @@ def test_unsound_wiring_is_refused(overrides, message):
     assert message in str(error.value)
 
 
+def test_own_components_and_tasks():
+    Path("own.py").write_text(
+        "from torch import nn\nfrom tools.registry import ENGINE, MODEL\n\n\n"
+        "@MODEL.register()\nclass OwnForCheck(nn.Linear):\n"
+        "    def __init__(self, width):\n        super().__init__(width, 1)\n\n\n"
+        "@ENGINE.register()\nclass own_task_for_check:\n    sections = ('UNet',)\n\n"
+        "    def __init__(self, cfg):\n        pass\n")
+    Path("run.yaml").write_text("TASK_TYPE: own_task_for_check\nimports: [own.py]\n"
+                                "UNet: {type: OwnForCheck, width: 7}\n")
+    said = report()
+    assert said["UNet"].split() == ["8", "OwnForCheck"]
+
+
 def test_peak_counts_what_lives_together():
     layers = nn.Sequential(*[nn.Linear(1000, 1000, bias=False, device="meta") for _ in range(4)])
     x = torch.empty(100, 1000, device="meta")

@@ -3,6 +3,7 @@
 Every component is constructed on the meta device from its section, and the denoiser is called once, so that a wrong
 key, name or size is found in seconds and before any file is read.
 """
+import functools
 import inspect
 import math
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tools.config import Config
+from tools.config import Config, is_training
 from tools.defaults import KEYS
 from tools.embedders.features import image_vectors, text_tokens
 from tools.errors import UserError
@@ -36,8 +37,8 @@ def check(cfg: Config) -> str:
     load_components(cfg.imports)
     engine, mode = _task(cfg)
     training = mode == "train"
-    modules = {name: _build(cfg, name) for name in engine.sections}
-    sections = dict.fromkeys(engine.sections)
+    modules = {name: _build(cfg, name) for name in getattr(engine, "sections", ())}
+    sections = dict.fromkeys(modules)
     if training:
         sections |= dict.fromkeys(_check_training_sections(cfg))
     plan = _largest_batch(cfg) if training else (cfg.batch_size, cfg.max_frames)
@@ -49,9 +50,11 @@ def check(cfg: Config) -> str:
 
 
 def _task(cfg: Config) -> tuple[type, str]:
-    """Engine class and mode of the configuration's task."""
+    """Engine class and mode of the configuration's task; a task of the user's own may be any class or function."""
     registered = ENGINE.get(cfg.TASK_TYPE)
-    return registered.func, registered.keywords["mode"]
+    if isinstance(registered, functools.partial):
+        return registered.func, registered.keywords["mode"]
+    return registered, "train" if is_training(cfg.TASK_TYPE) else "sample"
 
 
 def _build(cfg: Config, name: str) -> object:
@@ -121,8 +124,8 @@ def _memory_lines(cfg: Config, modules: dict, training: bool, plan: tuple[int, i
     half = _is_half(cfg)
     weights = BYTES * sum(map(_parameters, modules.values()))
     parts = {"weights": weights}
-    trained = next(iter(modules.values()))
-    if training:
+    if training and modules:
+        trained = next(iter(modules.values()))
         copies = {"gradients": 1, "optimiser": 2, "average of the weights": int(bool(cfg.use_ema))}
         parts |= {name: BYTES * _parameters(trained) * count for name, count in copies.items() if count}
     if {"UNet", "auto_encoder", "embedder"} <= modules.keys():

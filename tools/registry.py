@@ -94,21 +94,19 @@ class Registry:
         parameters = _signature(component)
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return arguments
-        surplus = [k for k in arguments if k not in parameters]
+        origins = getattr(section, "origins", {})
+        # A default describes the default component, which need not be the one that was chosen.
+        surplus = [k for k in arguments if k not in parameters and (k in given or origins.get(k) != DEFAULTS)]
         for key in surplus:
-            origin = getattr(section, "origins", {}).get(key)
-            # A default describes the default component, which need not be the one that was chosen.
-            is_default = origin == DEFAULTS and key not in given
-            if not is_default and key not in self._ignored[name]:
-                raise UserError(f"{f'{origin}: ' if origin else ''}{self.name} {name}: unknown key '{key}'"
+            if key not in self._ignored[name]:
+                raise UserError(f"{_where(origins, key)}{self.name} {name}: unknown key '{key}'"
                                 f"{nearest(key, parameters)}; it takes: {', '.join(parameters)}")
-            del arguments[key]
-        self._note(name, [k for k in surplus if k in self._ignored[name]])
+        self._note(name, surplus)
         missing = [k for k, p in parameters.items() if p.default is p.empty and k not in arguments
-                   and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+                   and p.kind is not p.VAR_POSITIONAL]
         if missing:
-            raise UserError(f"{self.name} {name}: missing key '{missing[0]}' in its section")
-        return arguments
+            raise UserError(f"{_where(origins, 'type')}{self.name} {name}: missing key '{missing[0]}' in its section")
+        return {k: v for k, v in arguments.items() if k in parameters}
 
     def _note(self, name: str, keys: list[str]) -> None:
         """Say once that keys of a component are accepted and have no effect."""
@@ -131,6 +129,10 @@ class Registry:
         except Exception as error:
             error.add_note(f"while building {self.name} {section['type']}")
             raise
+
+
+def _where(origins: dict[str, str], key: str) -> str:
+    return f"{origins[key]}: " if key in origins else ""
 
 
 def _signature(component) -> dict[str, inspect.Parameter]:
