@@ -28,14 +28,14 @@ def their_unet(cls, widths, attention, layers):
 SHAPES = [((32, 64), (True, False), 1), ((32, 32, 64), (True, True, False), 2)]
 
 
-@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 8, 12), (3, 8, 12), (2, 7, 9)])
 @pytest.mark.parametrize(("widths", "attention", "layers"), SHAPES)
-def test_t2v_equals_unet3d_condition_model(widths, attention, layers, frames):
+def test_t2v_equals_unet3d_condition_model(widths, attention, layers, frames, height, width):
     scales = [2.0**-i for i, a in enumerate(attention) if a]
     ours = small_unet(dim_mult=[w // 32 for w in widths], attn_scales=scales, num_res_blocks=layers)
     theirs = their_unet(UNet3DConditionModel, widths, attention, layers)
     theirs.load_state_dict(to_diffusers("UNetSD_T2VBase", ours.state_dict()), strict=True)
-    inputs = call_inputs(frames=frames, height=8, width=12)
+    inputs = call_inputs(frames=frames, height=height, width=width)
     with torch.no_grad():
         expected = theirs(inputs["x"], inputs["t"], encoder_hidden_states=inputs["y"]).sample
         assert relative_error(ours(**inputs), expected) < TOLERANCE

@@ -344,13 +344,17 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double height and width (nearest), then convolve. crop: rows dropped at top and bottom first (SR600: 1)."""
+    """Double height and width (nearest), then convolve. crop: rows dropped at top and bottom first (SR600: 1).
+
+    An odd side, halved on the way down, comes back one too large; `size` says which size to enlarge to instead.
+    """
 
     def __init__(self, channels: int, crop: int = 0):
         super().__init__()
         self.crop = crop
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = interpolate(x, scale_factor=2, mode="nearest")
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        doubled = size is None or self.crop
+        x = interpolate(x, **({"scale_factor": 2} if doubled else {"size": tuple(size)}), mode="nearest")
         return self.conv(x[:, :, self.crop:x.shape[2] - self.crop])

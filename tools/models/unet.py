@@ -33,7 +33,6 @@ from tools.models.blocks import (
 )
 from tools.models.conditions import ConditionCache, Remembers
 
-PIXELS_PER_LATENT = 8
 # Keys of published YAML files, and defaults that the original's global UNet section leaks into every network, which
 # never had an effect on any of the family.
 COMMON_IGNORED = ("config", "hist_dim", "dim_condition", "use_scale_shift_norm", "temporal_attn_times", "use_sim_mask",
@@ -208,16 +207,7 @@ class UNetSD(Remembers):
                 raise UserError(f"{type(self).__name__} needs the input '{name}', which this call did not give")
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise a UserError where the latent size would not come back through the decoder.
-
-        Both sides must be multiples of 2^(levels - 1).
-        """
-        unit = 2 ** (len(self.dim_mult) - 1)
-        if height % unit or width % unit:
-            fits = [max(unit, round(side / unit) * unit) for side in (width, height)]
-            pixels = [side * PIXELS_PER_LATENT for side in fits]
-            raise UserError(f"{type(self).__name__}: latent width {width} and height {height} must be multiples of "
-                            f"{unit}; the nearest that fits is {fits[0]} x {fits[1]} (resolution {pixels})")
+        """Raise a UserError where the network cannot work at a latent size; the base class works at all of them."""
 
     def merge_skip(self, index: int, x: Tensor, skip: Tensor) -> Tensor:
         """What enters decoder block `index`: the current features and the encoder's, each [(b f), c, h, w]."""
@@ -247,19 +237,22 @@ class UNetSD(Remembers):
             skips.append(x)
         x = self._run(self.middle_block, x, signals)
         for index, block in enumerate(self.output_blocks):
-            x = self._run(block, self.merge_skip(index, x, skips.pop()), signals)
+            x = self._run(block, self.merge_skip(index, x, skips.pop()), signals, skips[-1].shape[-2:] if skips else None)
         return to_video(self.out(x), batch).contiguous()
 
-    def _run(self, block, x: Tensor, signals: Signals) -> Tensor:
-        """Run one entry of the block lists, recomputing its layers in the backward pass if asked to."""
+    def _run(self, block, x: Tensor, signals: Signals, size: tuple[int, int] | None = None) -> Tensor:
+        """Run one entry of the block lists, recomputing its layers in the backward pass if asked to.
+
+        size: height and width of the skip connection that comes next.
+        """
         layers = block if isinstance(block, (nn.ModuleList, list)) else [block]
         recompute = self.use_checkpoint and self.training and torch.is_grad_enabled()
         for layer in layers:
-            x = (checkpoint(self.run_layer, layer, x, signals, use_reentrant=False) if recompute
-                 else self.run_layer(layer, x, signals))
+            x = (checkpoint(self.run_layer, layer, x, signals, size, use_reentrant=False) if recompute
+                 else self.run_layer(layer, x, signals, size))
         return x
 
-    def run_layer(self, layer: nn.Module, x: Tensor, signals: Signals) -> Tensor:
+    def run_layer(self, layer: nn.Module, x: Tensor, signals: Signals, size: tuple[int, int] | None = None) -> Tensor:
         """Give a layer what its kind looks at; x is [(b f), c, h, w] before and after."""
         if isinstance(layer, ResBlock):
             return layer(x, signals.emb, signals.batch)
@@ -267,6 +260,8 @@ class UNetSD(Remembers):
             return layer(x, signals.context)
         if isinstance(layer, TemporalTransformer):
             return to_frames(layer(to_video(x, signals.batch)))
+        if isinstance(layer, Upsample):
+            return layer(x, size)
         return layer(x)
 
     # ---- conditions that do not change between denoising steps
