@@ -3,10 +3,10 @@ import random
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-from tests.goldens.reader import uniform
 from tests.replays import LeftOut, not_built
+from tests.replays.pictures import engine_picture, network_picture
 from tools.datasets import transforms
 from tools.datasets.frames import BLANK, reference_clip, reference_custom_clip
 
@@ -27,7 +27,7 @@ def replay_transforms(case: dict, expected: dict, path) -> Iterator[tuple]:
 def run_chain(entry: dict) -> tuple:
     """Images or tensor that the entry's operations give, and the box of the last one that gives one."""
     width, height = entry["size"]
-    images = [picture(f"{entry['key']}/{i}", height, width) for i in range(entry.get("frames", 1))]
+    images = [engine_picture(f"{entry['key']}/{i}", height, width) for i in range(entry.get("frames", 1))]
     value, box = images if entry.get("as_list", True) else images[0], None
     if "seed" in entry:
         random.seed(entry["seed"])
@@ -39,9 +39,7 @@ def run_chain(entry: dict) -> tuple:
 
 def replay_pipelines(case: dict, expected: dict, path) -> Iterator[tuple]:
     """Each pipeline on the case's picture; those called `list...` get the picture and its mirror image."""
-    height, width = case["image"]["shape"]
-    pixels = np.clip(np.floor(uniform(case["image"]["key"], (height, width, 3), 127.5, 127.5)), 0, 255)
-    image = Image.fromarray(pixels.astype(np.uint8))
+    image = network_picture(case["image"]["key"], *case["image"]["shape"][:2])
     for name, operations in case["pipelines"].items():
         value = [image, ImageOps.mirror(image)] if name.startswith("list") else image
         for operation, kwargs in operations:
@@ -90,11 +88,6 @@ def build(name: str, kwargs: dict):
     if not hasattr(transforms, name):
         raise not_built(name)
     return getattr(transforms, name)(**kwargs)
-
-
-def picture(key: str, height: int, width: int) -> Image.Image:
-    """RGB picture fixed by its key."""
-    return Image.fromarray(np.floor((uniform(key, (height, width, 3), scale=1) + 1) / 2 * 256).astype(np.uint8))
 
 
 def as_array(value) -> np.ndarray:

@@ -17,11 +17,11 @@ from unittest import mock
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from tests.goldens.reader import tensor, uniform
+from tests.goldens.reader import tensor
 from tests.replays import LeftOut, not_built, toys
+from tests.replays.pictures import engine_picture
 from tools import noise, runtime
 from tools.cli import parse
 from tools.config import is_training, load_config
@@ -79,7 +79,8 @@ def working_folder(case: dict) -> Iterator[Path]:
         for file, text in case["files"].items():
             _make(file).write_text(text, encoding="utf-8")
         for file, spec in case.get("images", {}).items():
-            rule_image(spec).save(_make(file))
+            width, height = spec["size"]
+            engine_picture(spec["key"], height, width).save(_make(file))
         for file, content in case.get("checkpoints", {}).items():
             torch.save(checkpoint(content), _make(file))
         yield Path(name)
@@ -89,13 +90,6 @@ def _make(file: str) -> Path:
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def rule_image(spec: dict) -> Image.Image:
-    """uint8 [h, w, 3] = floor((u + 1) / 2 * 256) with u the rule's numbers in [-1, 1); `size` is [w, h]."""
-    width, height = spec["size"]
-    pixels = np.floor((uniform(spec["key"], (height, width, 3), scale=1.0) + 1) / 2 * 256)
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def checkpoint(content: dict):

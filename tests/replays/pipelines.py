@@ -3,12 +3,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from tests.goldens.reader import fill_module, probe, tensor, uniform
+from tests.goldens.reader import fill_module, probe, tensor
 from tests.replays import not_built
 from tests.replays.modules import component
+from tests.replays.pictures import network_picture
 from tools import noise
 from tools.autoencoders.video import decode_video, frame_chunks
 from tools.datasets.transforms import train_transforms
@@ -53,19 +53,15 @@ def text_conditions(case: dict, autoencoder) -> tuple[list[dict], dict[str, Tens
 def image_conditions(case: dict, autoencoder) -> tuple[list[dict], dict[str, Tensor]]:
     """Those of image to video, and the picture's latents; the autoencoder's draw is the first of the run."""
     settings = case["sampling"]
-    pixels = train_transforms(settings["resolution"], PIXEL_MEAN, PIXEL_STD)(picture(case["picture"]))
+    height, width = case["picture"]["shape"][:2]
+    picture = network_picture(case["picture"]["key"], height, width)
+    pixels = train_transforms(settings["resolution"], PIXEL_MEAN, PIXEL_STD)(picture)
     latent = autoencoder.encode_first_stage(pixels[None], settings["scale_factor"])
     local_image = latent[:, :, None].expand(-1, -1, settings["max_frames"], -1, -1)
     (told, not_told), _ = text_conditions(case, autoencoder)
     image = tensor(case["inputs"]["image"])
     return [told | {"image": image, "local_image": local_image},
             not_told | {"image": torch.zeros_like(image), "local_image": local_image}], {"local_image": latent}
-
-
-def picture(spec: dict) -> Image.Image:
-    """The picture that a case describes by its rule: uint8 [H, W, 3]."""
-    pixels = np.floor(uniform(spec["key"], spec["shape"], 127.5, 127.5)).clip(0, 255)
-    return Image.fromarray(pixels.astype(np.uint8))
 
 
 CONDITIONS = {"t2v": text_conditions, "i2vgen": image_conditions}
