@@ -237,7 +237,8 @@ class UNetSD(Remembers):
             skips.append(x)
         x = self._run(self.middle_block, x, signals)
         for index, block in enumerate(self.output_blocks):
-            x = self._run(block, self.merge_skip(index, x, skips.pop()), signals, skips[-1].shape[-2:] if skips else None)
+            x = self.merge_skip(index, x, skips.pop())
+            x = self._run(block, x, signals, size=skips[-1].shape[-2:] if skips else None)
         return to_video(self.out(x), batch).contiguous()
 
     def _run(self, block, x: Tensor, signals: Signals, size: tuple[int, int] | None = None) -> Tensor:
