@@ -2,6 +2,7 @@
 import torch
 from torch import Tensor, nn
 
+from tools.errors import UserError
 from tools.models.blocks import silu_mlp, to_frames, to_video, zero_init
 from tools.models.sequence import SequenceEncoder
 from tools.models.unet import COMMON_IGNORED, UNetSD, takes_options_of
@@ -43,6 +44,29 @@ class UNetSD_I2VGen(UNetSD):
             nn.Conv2d(8 * in_dim, 16 * in_dim, 3, stride=2, padding=1), nn.SiLU(),
             nn.Conv2d(16 * in_dim, self.context_dim, 3, stride=2, padding=1))
         self.build_blocks(2 * in_dim)
+
+    @torch.no_grad()
+    def start_picture_as_identity(self) -> None:
+        """Let `local_image_concat` hand its input through, where in_dim is the latents' number of channels.
+
+        PyTorch's initialisation would shrink the picture to a few hundredths on its three layers, and a network that
+        starts from text-to-video spends most of a short run on finding it. Uses SiLU(x) - SiLU(-x) = x.
+
+        Raises:
+            UserError: in_dim is another number.
+        """
+        if self.in_dim != IMAGE_CHANNELS:
+            raise UserError(f"the picture's {IMAGE_CHANNELS} channels cannot pass as they are where in_dim is {self.in_dim}")
+        eye = torch.eye(IMAGE_CHANNELS)
+        difference = torch.cat([eye, -eye], dim=1)
+        first, second, third = self.local_image_concat[0], self.local_image_concat[2], self.local_image_concat[4]
+        pair = 2 * IMAGE_CHANNELS
+        for layer, rows, mix in ((first, pair, torch.cat([eye, -eye])),
+                                 (second, pair, torch.cat([difference, -difference])),
+                                 (third, IMAGE_CHANNELS, difference)):
+            layer.weight[:rows] = 0
+            layer.bias[:rows] = 0
+            layer.weight[:rows, :mix.shape[1], 1, 1] = mix
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, image: Tensor | None = None,
                 local_image: Tensor | None = None, masked: Tensor | None = None, fps: Tensor | None = None) -> Tensor:

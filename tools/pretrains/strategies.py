@@ -19,7 +19,7 @@ SPATIAL_PARTS = ("input_blocks.", "middle_block.", "output_blocks.", "out.")
 @PRETRAIN.register()
 def pretrain_specific_strategies(model: nn.Module, resume_checkpoint: str | None = None,
                                  sd_keys_path: str | None = None, grad_scale: float = 1.0, fix_weight: bool = False,
-                                 inflate_input: bool = False) -> tuple[nn.Module, int]:
+                                 inflate_input: bool = False, identity_picture: bool = False) -> tuple[nn.Module, int]:
     """Load weights as far as they fit and slow down, or fix, the image-pretrained ones.
 
     Args:
@@ -32,6 +32,8 @@ def pretrain_specific_strategies(model: nn.Module, resume_checkpoint: str | None
         fix_weight: do not train them at all.
         inflate_input: a first convolution with more input channels than the file's takes its weights for the leading
             channels and zeros for the others, so that a text-to-video network starts an image-to-video one.
+        identity_picture: let I2VGen-XL's picture reach the first convolution as it is (its
+            `start_picture_as_identity`), for short runs that start from text-to-video.
 
     Returns:
         The model and the step to count from: the number in the file's name, 0 without a file.
@@ -40,6 +42,8 @@ def pretrain_specific_strategies(model: nn.Module, resume_checkpoint: str | None
     if resume_checkpoint:
         load_fitting(model, checkpoint.load_state(resume_checkpoint), resume_checkpoint, inflate_input)
         step = checkpoint.step_of(resume_checkpoint)
+    if identity_picture:
+        model.start_picture_as_identity()
     if sd_keys_path:
         names = set(_spatial_list(model, sd_keys_path))
         scale_gradients((p for name, p in model.named_parameters() if name in names), grad_scale, fix_weight)
