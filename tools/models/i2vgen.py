@@ -56,7 +56,8 @@ class UNetSD_I2VGen(UNetSD):
             UserError: in_dim is another number.
         """
         if self.in_dim != IMAGE_CHANNELS:
-            raise UserError(f"the picture's {IMAGE_CHANNELS} channels cannot pass as they are where in_dim is {self.in_dim}")
+            raise UserError(f"identity_picture: the picture's {IMAGE_CHANNELS} channels cannot pass as they are where "
+                            f"in_dim is {self.in_dim}")
         eye = torch.eye(IMAGE_CHANNELS)
         difference = torch.cat([eye, -eye], dim=1)
         first, second, third = self.local_image_concat[0], self.local_image_concat[2], self.local_image_concat[4]
