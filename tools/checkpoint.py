@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 HUBS = ("hf://", "modelscope://")
 
 
-def locate(path: str) -> Path:
+def locate(path: str | Path) -> Path:
     """Local file for a path or a hub name.
 
     Args:
@@ -28,8 +28,8 @@ def locate(path: str) -> Path:
         UserError: the file is not there and cannot be had; says which file, where it is expected, how to get it.
     """
     for hub in HUBS:
-        if path.startswith(hub):
-            return _download(hub, path)
+        if str(path).startswith(hub):
+            return _download(hub, str(path))
     file = Path(path)
     if not file.is_file():
         raise UserError(f"weights '{path}' are not there (looked for {file.absolute()}); put the file there, "

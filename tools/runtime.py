@@ -88,7 +88,10 @@ def start(device: str = "auto", precision: str = "auto", half: bool = True, debu
     kind = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if kind.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device: '{device}' asked for, but torch sees no GPU; use device cpu")
-    chosen = torch.device(f"cuda:{local_rank}" if kind == "cuda" else kind)
+    try:
+        chosen = torch.device(f"cuda:{local_rank}" if kind == "cuda" else kind)
+    except RuntimeError as error:
+        raise UserError(f"device: '{device}' is unknown to torch; use auto, cpu, cuda, cuda:1 or mps") from error
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     rank, world_size = 0, 1

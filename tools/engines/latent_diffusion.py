@@ -32,12 +32,13 @@ class LatentDiffusion(Engine):
         set_attention_backend(cfg.attention_backend)
         self.autoencoder = AUTO_ENCODER.build(cfg.auto_encoder).to(device).eval().requires_grad_(False)
         self.embedder = EMBEDDER.build(cfg.embedder).to(device).eval().requires_grad_(False)
+        if self.needs_image_vector:
+            self.check_picture_size(self.embedder)
         self.diffusion = DIFFUSION.build(cfg.Diffusion)
         if (cfg.opti_timesteps or 0) > self.diffusion.num_timesteps:
             raise UserError(f"opti_timesteps {cfg.opti_timesteps} is more than the schedule's "
                             f"{self.diffusion.num_timesteps} steps")
         self.model = MODEL.build(cfg.UNet)
-        self._check_sizes()
         if self.mode == "sample":
             checkpoint.load_into(self.model, checkpoint.load_state(cfg.test_model),
                                  f"test_model '{cfg.test_model}' into {cfg.UNet['type']}")
@@ -49,13 +50,6 @@ class LatentDiffusion(Engine):
         self.network = self.model.to(device)
         self.visual = VISUAL.build(cfg.visual_train) if self.mode == "train" and cfg.visual_train else None
         self._tokens = {}
-
-    def _check_sizes(self) -> None:
-        """Ask the networks about the sizes to come; no weights are read and nothing is written by then."""
-        if hasattr(self.model, "check_size"):
-            self.model.check_size(*self.latent_shape()[-2:])
-        if self.needs_image_vector:
-            self.check_picture_size(self.embedder)
 
     # What a method fills in.
 
