@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tools.media import probe_video, read_frames, read_image
@@ -46,7 +47,7 @@ def test_the_video_shows_the_prompt(video):
 
 def test_the_video_starts_from_the_picture(video):
     item = json.loads(video.with_suffix(".json").read_text())["item"]
-    picture = read_image(ROOT / item["path"])
+    picture = np.asarray(read_image(ROOT / item["path"]))
     assert first_frame_psnr(read_frames(video, [0]), picture) > 20
 
 

@@ -14,7 +14,7 @@ from tools.world.vocabulary import MOTIONS, World
 
 WORLD = World(motions=tuple(MOTIONS))
 ATTRIBUTES = ("shape", "color", "background", "motion")
-CLIPS = 60  # with a limit of 99 percent that allows for no mistake
+CLIPS = 100  # so that a limit of 99 percent allows for one mistake
 LIMIT = Fraction(99, 100)
 
 
