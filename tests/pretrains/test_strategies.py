@@ -100,3 +100,16 @@ def test_fill_is_not_what_is_loaded():
     """The tests above compare against rule-filled weights; a fresh network must differ for them to mean anything."""
     fresh, filled = small_unet(fill=False), fill_module(small_unet(fill=False))
     assert not torch.equal(fresh.state_dict()["out.2.weight"], filled.state_dict()["out.2.weight"])
+
+
+def test_the_picture_can_start_as_it_is():
+    model = small_unet("UNetSD_I2VGen")
+    pretrain_specific_strategies(model, identity_picture=True)
+    latent = torch.randn(2, 4, 5, 7)
+    torch.testing.assert_close(model.local_image_concat(latent), latent, atol=1e-5, rtol=1e-5)
+
+
+def test_a_picture_of_other_width_than_the_network_is_refused():
+    model = small_unet("UNetSD_I2VGen", in_dim=7)
+    with pytest.raises(UserError, match="identity_picture"):
+        pretrain_specific_strategies(model, identity_picture=True)
