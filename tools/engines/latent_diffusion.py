@@ -15,8 +15,6 @@ from tools.registry import AUTO_ENCODER, DIFFUSION, EMBEDDER, MODEL, PRETRAIN, V
 
 log = logging.getLogger(__name__)
 
-MEMORY_LIMIT = 8192  # captions whose tokens are kept
-
 
 class LatentDiffusion(Engine):
     """Engine with an autoencoder, an embedder, a denoiser and a diffusion process.
@@ -49,7 +47,6 @@ class LatentDiffusion(Engine):
             self.model, self.first_step = PRETRAIN.build(cfg.Pretrain, model=self.model)
         self.network = self.model.to(device)
         self.visual = VISUAL.build(cfg.visual_train) if self.mode == "train" and cfg.visual_train else None
-        self._tokens = {}
 
     # What a method fills in.
 
@@ -120,16 +117,18 @@ class LatentDiffusion(Engine):
 
     @torch.no_grad()
     def words(self, texts: list[str]) -> torch.Tensor:
-        """Token embeddings [B, L, d]; a caption is encoded once and kept."""
-        new = list(dict.fromkeys(text for text in texts if text not in self._tokens))
-        if new:
-            if len(self._tokens) > MEMORY_LIMIT:
-                self._tokens.clear()
-                new = list(dict.fromkeys(texts))
-            with self.runtime.full_precision():
-                tokens = text_tokens(self.embedder, new)
-            self._tokens |= dict(zip(new, tokens, strict=True))
-        return torch.stack([self._tokens[text] for text in texts])
+        """Token embeddings [B, L, d].
+
+        Captions of earlier batches are not kept: the last bits depend on what is encoded together, and a resumed run
+        must see the tokens of the run it continues.
+        """
+        with self.runtime.full_precision():
+            return text_tokens(self.embedder, texts)
+
+    @functools.cached_property
+    def null_words(self) -> torch.Tensor:
+        """Token embeddings [1, L, d] of the negative prompt."""
+        return self.words([self.cfg.negative_prompt])
 
     @torch.no_grad()
     def encode(self, video: torch.Tensor, generator=None) -> torch.Tensor:

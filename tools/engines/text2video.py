@@ -12,7 +12,7 @@ class TextToVideo(LatentDiffusion):
 
     def conditions(self, batch: dict, training: bool) -> tuple[dict, dict]:
         text = self.words(batch["caption"])
-        null = self.words([self.cfg.negative_prompt]).expand_as(text)
+        null = self.null_words.expand_as(text)
         if training:
             dropped = torch.rand(len(text)) < self.cfg.p_zero
             text = torch.where(dropped.view(-1, 1, 1).to(text.device), null, text)
