@@ -31,7 +31,7 @@ def sampling(tiny, tmp_path_factory):
 def test_sampling_is_told_the_text_against_the_negative_prompt_and_the_rate(sampling):
     positive, negative = sampling.conditions(BATCH, training=False)
     assert torch.equal(positive["y"], sampling.words(BATCH["caption"]))
-    assert torch.equal(negative["y"], sampling.words(["bad", "bad"]))
+    assert torch.equal(negative["y"], sampling.words(["bad"]).expand_as(negative["y"]))
     assert positive["y"].shape == (2, 16, tasks.WIDTH)
     assert positive["fps"].tolist() == negative["fps"].tolist() == [16, 16]
 
