@@ -14,7 +14,7 @@ MAX_COSINE_BETA = 0.999
 
 def beta_schedule(schedule: str, num_timesteps: int = 1000, init_beta: float | None = None,
                   last_beta: float | None = None, cosine_s: float = 0.008,
-                  zero_terminal_snr: bool = False) -> torch.Tensor:
+                  zero_terminal_snr: bool = False, shift: float = 1.0) -> torch.Tensor:
     """Variances beta_t of the forward process.
 
     Args:
@@ -24,6 +24,8 @@ def beta_schedule(schedule: str, num_timesteps: int = 1000, init_beta: float | N
         init_beta, last_beta: end points in (0, 1) of the linear families; None takes the family's own.
         cosine_s: offset of the cosine family.
         zero_terminal_snr: rescale so that x_{T-1} is pure noise (Lin et al. 2023, algorithm 1).
+        shift: factor on the ratio of noise to signal at every step (Hoogeboom et al. 2023, eq. 8). Above 1 for data
+            whose pixels and frames repeat each other: noise hides what a clip shows only at a higher level.
 
     Returns:
         float64 [T], values in (0, 1].
@@ -46,6 +48,8 @@ def beta_schedule(schedule: str, num_timesteps: int = 1000, init_beta: float | N
     if not ((betas > 0) & (betas <= 1)).all():
         raise UserError(f"schedule '{schedule}': betas must lie in (0, 1]; check init_beta {init_beta}, "
                         f"last_beta {last_beta} and num_timesteps {num_timesteps}")
+    if shift != 1.0:
+        betas = _shift(betas, shift)
     return rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas
 
 
@@ -67,6 +71,13 @@ def _cosine_betas(n: int, s: float) -> torch.Tensor:
     u = torch.arange(n + 1, dtype=torch.float64) / n
     alpha_bar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_COSINE_BETA)
+
+
+def _shift(betas: torch.Tensor, factor: float) -> torch.Tensor:
+    if factor <= 0:
+        raise UserError(f"schedule_param: shift must be above 0, not {factor}")
+    alpha_bar = torch.cumprod(1 - betas, dim=0)
+    return 1 - _ratios(alpha_bar / (alpha_bar + factor ** 2 * (1 - alpha_bar)))
 
 
 def rescale_zero_terminal_snr(betas: torch.Tensor) -> torch.Tensor:

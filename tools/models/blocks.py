@@ -71,14 +71,17 @@ def per_frame(x: Tensor, rows: int) -> Tensor:
     return x if x.shape[0] == rows else x.repeat_interleave(rows // x.shape[0], dim=0)
 
 
-def add_branch(x: Tensor, branch, silent: bool) -> Tensor:
-    """x + branch(x), or x where the branch is switched off.
+def add_branch(x: Tensor, layer: nn.Module, silent: bool) -> Tensor:
+    """x + layer.branch(x), or x where the branch is switched off.
 
-    With gradients a silent branch still runs, times zero: distributed training needs every parameter in the graph.
+    With gradients a silent branch adds nothing but its parameters to the graph: distributed training waits for the
+    gradient of every one of them.
     """
     if not silent:
-        return x + branch(x)
-    return x + 0 * branch(x) if torch.is_grad_enabled() else x
+        return x + layer.branch(x)
+    if not torch.is_grad_enabled():
+        return x
+    return x + 0 * sum(p.sum() for p in layer.parameters() if p.requires_grad)
 
 
 class Attention(Remembers):
@@ -258,7 +261,7 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [b, c, f, h, w]."""
-        return add_branch(x, self.branch, self.use_image_dataset or (self.still_identity and x.shape[2] == 1))
+        return add_branch(x, self, self.use_image_dataset or (self.still_identity and x.shape[2] == 1))
 
 
 class FrameConv3d(nn.Conv3d):
@@ -300,7 +303,7 @@ class TemporalConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [b, c, f, h, w]."""
-        return add_branch(x, self.branch, self.use_image_dataset or (self.still_identity and x.shape[2] == 1))
+        return add_branch(x, self, self.use_image_dataset or (self.still_identity and x.shape[2] == 1))
 
 
 class ResBlock(nn.Module):
