@@ -4,6 +4,8 @@ Two sources, as in the reference: draws that must not depend on the device (init
 posterior) come from a CPU generator; draws made where the computation runs (training noise, sampler noise) come from
 the device's. Call the functions through this module (`noise.device_randn(...)`), so that tests can replace them.
 """
+from collections.abc import Sequence
+
 import torch
 
 
@@ -12,8 +14,15 @@ def cpu_randn(shape, *, generator: torch.Generator | None = None) -> torch.Tenso
     return torch.randn(tuple(shape), generator=generator)
 
 
-def device_randn(shape, *, device, dtype=torch.float32, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Standard normal tensor from `generator` (a CPU generator may serve any device) or the device's own stream."""
+def device_randn(shape, *, device, dtype=torch.float32,
+                 generator: torch.Generator | Sequence[torch.Generator] | None = None) -> torch.Tensor:
+    """Standard normal tensor from `generator` (a CPU generator may serve any device) or the device's own stream.
+
+    Several generators draw one sample of the batch each, so that a sample does not depend on what is drawn beside it.
+    """
+    if isinstance(generator, Sequence):
+        rows = [device_randn((1, *shape[1:]), device=device, dtype=dtype, generator=g) for g in generator]
+        return torch.cat(rows)
     if generator is not None and generator.device.type != torch.device(device).type:
         return torch.randn(tuple(shape), generator=generator, dtype=dtype).to(device)
     return torch.randn(tuple(shape), generator=generator, device=device, dtype=dtype)

@@ -18,13 +18,13 @@ class Guidance:
     """How a conditional and an unconditional output become one.
 
     Args:
-        scale: g in u + g (y - u).
+        scale: g in u + g (y - u); a tensor that broadcasts over the outputs for a scale per sample.
         rescale: share r of the correction that restores the conditional output's standard deviation (Lin et al.
             2023, eq. 15-16); None or 0 for none.
         learned_variance: the second half of the channels is a variance, taken from the conditional output unguided.
     """
 
-    scale: float
+    scale: float | torch.Tensor
     rescale: float | None = None
     learned_variance: bool = False
 

@@ -1,5 +1,11 @@
-"""Exponential moving average of a model's weights."""
+"""Exponential moving averages of a model's weights."""
 import torch
+
+
+@torch.no_grad()
+def move_towards(target: torch.nn.Module, source: torch.nn.Module, decay: float) -> None:
+    """Let a network of the same parameters follow: target <- decay * target + (1 - decay) * source."""
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), 1 - decay)
 
 
 class EMA:
