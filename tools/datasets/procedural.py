@@ -31,6 +31,7 @@ class ProceduralVideoDataset(Dataset):
         sample_fps: frames per second that the clip stands for.
         seed: which of the endless series, not negative.
         shapes, colors, backgrounds, motions: the world's vocabulary; all of it (without 'turning') when omitted.
+        radius, travel: (low, high) of the object's size and of its way, as in `tools.world.vocabulary.World`.
         vit_resolution: [width, height] of the picture for CLIP.
         mean, std: normalisation of the pixels (0..1).
         vit_mean, vit_std: normalisation of the picture for CLIP.
@@ -46,7 +47,8 @@ class ProceduralVideoDataset(Dataset):
     def __init__(self, length: int = 100000, resolution: Sequence[int] = (64, 64), max_frames: int = 16,
                  sample_fps: int = 8, seed: int = 0, shapes: Sequence[str] | None = None,
                  colors: Sequence[str] | None = None, backgrounds: Sequence[str] | None = None,
-                 motions: Sequence[str] | None = None, vit_resolution: Sequence[int] = (64, 64),
+                 motions: Sequence[str] | None = None, radius: Sequence[float] | None = None,
+                 travel: Sequence[float] | None = None, vit_resolution: Sequence[int] = (64, 64),
                  mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5),
                  vit_mean: Sequence[float] = CLIP_MEAN, vit_std: Sequence[float] = CLIP_STD,
                  get_first_frame: bool = True, get_random_frame: bool = False):
@@ -54,7 +56,8 @@ class ProceduralVideoDataset(Dataset):
                                    ("resolution", min(resolution), 16), ("vit_resolution", min(vit_resolution), 1)):
             if value < least:
                 raise UserError(f"ProceduralVideoDataset: {name} must be at least {least}, not {value}")
-        words = {"shapes": shapes, "colors": colors, "backgrounds": backgrounds, "motions": motions}
+        words = {"shapes": shapes, "colors": colors, "backgrounds": backgrounds, "motions": motions,
+                 "radius": radius, "travel": travel}
         self.world = World(**{name: names for name, names in words.items() if names is not None})
         self.length, self.seed = length, seed
         self.size, self.frames, self.fps = tuple(resolution), max_frames, sample_fps

@@ -72,7 +72,7 @@ class World:
         tilt: the object stands upright up to this angle either way, in radians.
 
     Raises:
-        UserError: a name that the vocabulary lacks, an empty list, or only circles where objects turn.
+        UserError: a name that the vocabulary lacks, an empty list, a range that is none, or only circles where objects turn.
     """
 
     shapes: tuple[str, ...] = tuple(SHAPES)
@@ -94,6 +94,12 @@ class World:
                 if name not in known:
                     raise UserError(f"world: no '{name}' in {field}{nearest(name, known)}; known: {', '.join(known)}")
             object.__setattr__(self, field, tuple(names))
+        for field in ("radius", "travel"):
+            pair = tuple(getattr(self, field))
+            if len(pair) != 2 or not 0 < pair[0] <= pair[1] < 0.5:
+                raise UserError(f"world: {field} must be [low, high] with 0 < low <= high < 0.5 of the frame's shorter "
+                                f"side, not {list(pair)}")
+            object.__setattr__(self, field, pair)
         if "turning" in self.motions and set(self.shapes) == {"circle"}:
             raise UserError("world: nobody sees a circle turn; add a shape with corners or leave out 'turning'")
 
