@@ -10,6 +10,7 @@ MIN_TILE = 160  # pixels: smaller clips are enlarged by whole factors, so that t
 MAX_LINES = 3
 FONT_SIZE = 12
 MARGIN = 4
+BORDER = 2  # pixels around the clips of a plain grid
 GAP = 200  # grey level between tiles: clips have white and black backgrounds
 
 
@@ -31,6 +32,28 @@ def video_grid(clips: Sequence[np.ndarray], captions: Sequence[str], columns: in
     return np.stack([_even(_tile([np.concatenate([clip[min(i, len(clip) - 1)], label])
                                   for clip, label in zip(clips, labels, strict=True)], columns))
                      for i in range(frames)])
+
+
+def plain_grid(clips: Sequence[np.ndarray], columns: int = 6) -> np.ndarray:
+    """Clips side by side with two black pixels around each; a single clip is left as it is.
+
+    Args:
+        clips: uint8 [F, H, W, 3] each, all of one shape.
+        columns: most clips in a row.
+
+    Returns:
+        uint8 [F, H', W', 3].
+    """
+    if len(clips) == 1:
+        return np.asarray(clips[0])
+    frames, height, width = clips[0].shape[:3]
+    across = min(columns, len(clips))
+    down = math.ceil(len(clips) / across)
+    grid = np.zeros((frames, down * (height + BORDER) + BORDER, across * (width + BORDER) + BORDER, 3), np.uint8)
+    for number, clip in enumerate(clips):
+        top, left = ((height + BORDER) * (number // across) + BORDER, (width + BORDER) * (number % across) + BORDER)
+        grid[:, top:top + height, left:left + width] = clip
+    return grid
 
 
 def contact_sheet(clips: Sequence[np.ndarray], captions: Sequence[str], columns: int = 8) -> np.ndarray:

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import torch
 
 
-def cpu_randn(shape, *, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Standard normal float32 tensor from the CPU generator."""
+def cpu_randn(shape, *, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> torch.Tensor:
+    """Standard normal float32 tensor from the CPU generator, or one sample of the batch from each of several."""
+    if isinstance(generator, Sequence):
+        return torch.cat([cpu_randn((1, *shape[1:]), generator=g) for g in generator])
     return torch.randn(tuple(shape), generator=generator)
 
 

@@ -146,9 +146,11 @@ EMBEDDER = Registry("EMBEDDER")
 AUTO_ENCODER = Registry("AUTO_ENCODER")
 VISUAL = Registry("VISUAL")
 DIFFUSION = Registry("DIFFUSION")
+NOISE_INIT = Registry("NOISE_INIT")
 PRETRAIN = Registry("PRETRAIN")
 
-REGISTRIES = {r.name: r for r in (ENGINE, MODEL, DATASETS, EMBEDDER, AUTO_ENCODER, VISUAL, DIFFUSION, PRETRAIN)}
+REGISTRIES = {r.name: r for r in (ENGINE, MODEL, DATASETS, EMBEDDER, AUTO_ENCODER, VISUAL, DIFFUSION, NOISE_INIT,
+                                  PRETRAIN)}
 
 
 def load_components(imports: Iterable[str] = ()) -> None:

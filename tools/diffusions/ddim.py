@@ -1,8 +1,12 @@
 """`DiffusionDDIM`: the discrete variance-preserving diffusion process that most methods train and sample with."""
+import functools
+
 import torch
 
+from tools import noise as random
 from tools.diffusions import losses, samplers
 from tools.diffusions.guidance import Guidance, Kwargs, conditional_kwargs, prepare
+from tools.diffusions.noise_strategies import noise_strategy
 from tools.diffusions.options import check_choice, schedule_table
 from tools.diffusions.predictions import restrict_x0, x0_from_eps, x0_from_v
 from tools.diffusions.schedules import beta_schedule
@@ -18,7 +22,8 @@ class DiffusionDDIM:
     """Diffusion over T discrete steps: x_t = sqrt(ab_t) x_0 + sqrt(1 - ab_t) n (Ho et al. 2020; Song et al. 2021).
 
     Notation: x [B, C, F, h, w] (any shape with a batch axis will do), t [B] integers in 0..T-1 (fractional steps are
-    interpolated), model_kwargs a dict of conditions, or the pair [conditional, unconditional] with guide_scale.
+    interpolated), model_kwargs a dict of conditions, or the pair [conditional, unconditional] with guide_scale (a
+    number; or a `guidance.Guidance`, with a set of conditions for each of its branches).
 
     Args:
         schedule, schedule_param: name and arguments of `schedules.beta_schedule`.
@@ -28,6 +33,8 @@ class DiffusionDDIM:
         epsilon: under the root of the Charbonnier loss.
         rescale_timesteps: the network gets t * 1000 / T as a float instead of t.
         noise_strength: strength of the offset noise, one extra draw per channel and frame added to training noise.
+        noise_sampling_method, noise_alpha: how the noise of a clip's frames hangs together, in training and where
+            sampling starts; see `noise_strategies`.
 
     Raises:
         UserError: unknown name or key.
@@ -35,7 +42,8 @@ class DiffusionDDIM:
 
     def __init__(self, schedule: str = "linear_sd", schedule_param: dict | None = None, mean_type: str = "eps",
                  var_type: str = "learned_range", loss_type: str = "mse", epsilon: float = 1e-12,
-                 rescale_timesteps: bool = False, noise_strength: float = 0.0):
+                 rescale_timesteps: bool = False, noise_strength: float = 0.0,
+                 noise_sampling_method: str = "vanilla", noise_alpha: float = 1.0):
         check_choice("mean_type", mean_type, MEAN_TYPES)
         check_choice("var_type", var_type, VAR_TYPES)
         check_choice("loss_type", loss_type, losses.LOSS_TYPES)
@@ -47,12 +55,14 @@ class DiffusionDDIM:
         self.epsilon = epsilon
         self.rescale_timesteps = rescale_timesteps
         self.noise_strength = noise_strength
+        self.strategy = noise_strategy(noise_sampling_method, noise_alpha)
 
     # The forward process q.
 
     def sample_noise(self, x0: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Normal noise shaped as x0; plus noise_strength times one draw per channel and frame, made after it."""
-        n = samplers.randn_like(x0, generator)
+        """Noise shaped as x0; plus noise_strength times one draw per channel and frame, made after it."""
+        n = self.strategy(functools.partial(random.device_randn, device=x0.device, dtype=x0.dtype,
+                                            generator=generator), x0.shape)
         if self.noise_strength > 0:
             n = n + self.noise_strength * samplers.randn_like(x0[..., :1, :1], generator)
         return n
@@ -83,6 +93,11 @@ class DiffusionDDIM:
     def alpha_bar(self, t: int) -> float:
         """ab_t of one step, in full precision."""
         return self.tables.alphas_cumprod[t].item()
+
+    def ddim_times(self, steps: int) -> list[tuple[int, int]]:
+        """Descending (t, the step that t's ends at) of a shortened loop; UserError unless `steps` is in 1..T."""
+        stride = samplers.stride_of(self.num_timesteps, steps)
+        return [(t, max(t - stride, 0)) for t in samplers.ddim_timesteps(self.num_timesteps, steps)]
 
     def model_time(self, t: torch.Tensor) -> torch.Tensor:
         """The time that the network is told."""
@@ -141,7 +156,7 @@ class DiffusionDDIM:
         return self.mean_variance(predict(xt, self.model_time(t)), xt, t, clamp, percentile)
 
     def _guided(self, model, model_kwargs, guide_scale, batch, batched=False):
-        guidance = None if guide_scale is None else Guidance(
+        guidance = guide_scale if guide_scale is None or isinstance(guide_scale, Guidance) else Guidance(
             guide_scale, learned_variance=self.var_type.startswith("learned"))
         return prepare(model, model_kwargs, guidance, batch=batch, batched=batched)
 

@@ -28,15 +28,43 @@ class Guidance:
     rescale: float | None = None
     learned_variance: bool = False
 
-    def combine(self, y: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        """y: conditional, u: unconditional output, both [B, C_out, ...]."""
+    branches = 2  # no field: how many outputs `combine` takes
+
+    def combine(self, *outputs: torch.Tensor) -> torch.Tensor:
+        """Guided output from the branches' outputs [B, C_out, ...]: conditional first, unconditional last."""
+        y = outputs[0]
         channels = y.shape[1] // 2 if self.learned_variance else y.shape[1]
-        mean, variance = y[:, :channels], y[:, channels:]
-        out = u[:, :channels] + self.scale * (mean - u[:, :channels])
-        if self.rescale:
-            factor = _std(mean) / (_std(out) + 1e-12)
-            out = out * (self.rescale * factor + 1 - self.rescale)
-        return torch.cat([out, variance], dim=1) if self.learned_variance else out
+        means = [output[:, :channels] for output in outputs]
+        out = self.rescaled(self.guided(*means), means[0])
+        return torch.cat([out, y[:, channels:]], dim=1) if self.learned_variance else out
+
+    def guided(self, y: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """y: conditional, u: unconditional prediction."""
+        return u + self.scale * (y - u)
+
+    def rescaled(self, out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """A guided prediction with (part of) the standard deviation of the conditional one."""
+        if not self.rescale:
+            return out
+        factor = _std(y) / (_std(out) + 1e-12)
+        return out * (self.rescale * factor + 1 - self.rescale)
+
+
+@dataclass(frozen=True)
+class TwoWayGuidance(Guidance):
+    """Text and picture guided apart, each by its own scale (Brooks et al. 2023, eq. 3).
+
+    Args:
+        scale, rescale, learned_variance: see `Guidance`; the scale is the text's.
+        image: the picture's scale.
+    """
+
+    image: float = 1.0
+    branches = 3
+
+    def guided(self, y: torch.Tensor, i: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """y: text and picture, i: picture alone, u: neither."""
+        return u + self.image * (i - u) + self.scale * (y - i)
 
 
 def _std(x: torch.Tensor) -> torch.Tensor:
@@ -54,16 +82,13 @@ class _Plain:
 
 
 @dataclass(frozen=True)
-class _TwoForwards:
+class _ForwardEach:
     model: Model
-    conditional: Kwargs
-    unconditional: Kwargs
+    branches: Sequence[Kwargs]
     guidance: Guidance
 
     def __call__(self, xt, t):
-        y = self.model(xt, t, **self.conditional).to(xt.dtype)
-        u = self.model(xt, t, **self.unconditional).to(xt.dtype)
-        return self.guidance.combine(y, u)
+        return self.guidance.combine(*(self.model(xt, t, **kwargs).to(xt.dtype) for kwargs in self.branches))
 
 
 @dataclass(frozen=True)
@@ -73,8 +98,9 @@ class _OneForward:
     guidance: Guidance
 
     def __call__(self, xt, t):
-        out = self.model(torch.cat([xt, xt]), torch.cat([t, t]), **self.kwargs).to(xt.dtype)
-        return self.guidance.combine(*out.chunk(2))
+        count = self.guidance.branches
+        out = self.model(torch.cat([xt] * count), torch.cat([t] * count), **self.kwargs).to(xt.dtype)
+        return self.guidance.combine(*out.chunk(count))
 
 
 def prepare(model: Model, model_kwargs: Kwargs | Sequence[Kwargs] | None, guidance: Guidance | None, *,
@@ -83,44 +109,48 @@ def prepare(model: Model, model_kwargs: Kwargs | Sequence[Kwargs] | None, guidan
 
     Args:
         model: called `model(x_t, t, **kwargs)`.
-        model_kwargs: keyword arguments, or the pair [conditional, unconditional] when `guidance` is given.
+        model_kwargs: keyword arguments, or when `guidance` is given one set for each of its branches: [conditional,
+            unconditional], or [text and picture, picture, neither] for `TwoWayGuidance`.
         guidance: None for a plain call.
         batch: samples in x_t.
-        batched: run both branches in one forward of twice the batch; two forwards (conditional first) when the
+        batched: run all branches in one forward of a larger batch; one forward each (conditional first) when the
             branches cannot be joined.
 
     Raises:
-        ValueError: guidance without a pair of keyword arguments, or a pair without guidance.
+        ValueError: guidance without as many keyword arguments as it has branches, or several sets without guidance.
     """
     if guidance is None:
         if isinstance(model_kwargs, Sequence):
             raise ValueError("a pair of model_kwargs needs guide_scale")
         return _Plain(model, model_kwargs or {})
-    if not isinstance(model_kwargs, Sequence) or len(model_kwargs) != 2:
-        raise ValueError("guide_scale needs model_kwargs = [conditional, unconditional]")
+    if not isinstance(model_kwargs, Sequence) or len(model_kwargs) != guidance.branches:
+        names = "[conditional, unconditional]" if guidance.branches == 2 else "[text and picture, picture, neither]"
+        raise ValueError(f"guide_scale needs model_kwargs = {names}")
     joint = join(*model_kwargs, batch=batch) if batched else None
     if joint is not None:
         return _OneForward(model, joint, guidance)
-    return _TwoForwards(model, *model_kwargs, guidance)
+    return _ForwardEach(model, model_kwargs, guidance)
 
 
 def conditional_kwargs(model_kwargs: Kwargs | Sequence[Kwargs] | None) -> Kwargs:
-    """The (conditional) keyword arguments, whether or not there is an unconditional set beside them."""
+    """The (conditional) keyword arguments, whether or not there are other sets beside them."""
     return (model_kwargs[0] if isinstance(model_kwargs, Sequence) else model_kwargs) or {}
 
 
-def join(conditional: Kwargs, unconditional: Kwargs, *, batch: int) -> dict[str, Any] | None:
-    """Both sets of conditions as one of 2 * batch samples (conditional first), or None when they differ in form."""
-    if conditional.keys() != unconditional.keys():
+def join(*branches: Kwargs, batch: int) -> dict[str, Any] | None:
+    """All sets of conditions as one of `batch` samples each, in their order, or None when they differ in form."""
+    first = branches[0]
+    if any(other.keys() != first.keys() for other in branches):
         return None
     joint = {}
-    for key, y in conditional.items():
-        u = unconditional[key]
-        if isinstance(y, torch.Tensor) and isinstance(u, torch.Tensor):
-            if y.shape != u.shape or y.ndim == 0 or y.shape[0] not in (1, batch):
+    for key, y in first.items():
+        values = [branch[key] for branch in branches]
+        tensors = [isinstance(value, torch.Tensor) for value in values]
+        if all(tensors):
+            if any(v.shape != y.shape for v in values) or y.ndim == 0 or y.shape[0] not in (1, batch):
                 return None
-            joint[key] = torch.cat([v.expand(batch, *v.shape[1:]) for v in (y, u)])
-        elif isinstance(y, torch.Tensor) or isinstance(u, torch.Tensor) or y != u:
+            joint[key] = torch.cat([v.expand(batch, *v.shape[1:]) for v in values])
+        elif any(tensors) or any(value != y for value in values):
             return None
         else:
             joint[key] = y

@@ -98,14 +98,14 @@ def ddim_step(denoiser: Denoiser, x0: torch.Tensor, eps: torch.Tensor, t: int, p
 
 def ddim(denoiser: Denoiser, x: torch.Tensor, steps: int, eta: float = 0.0, *, generator=None,
          progress: Progress | None = None) -> torch.Tensor:
-    """DDIM; eta 0 is deterministic, 1 has the ancestral sampler's variance. The last step ends at index 0."""
-    stride = stride_of(denoiser.process.num_timesteps, steps)
+    """DDIM at the times of the process; eta 0 is deterministic, 1 has the ancestral sampler's variance."""
 
-    def step(x, t):
+    def step(x, times):
+        t, previous = times
         x0, eps = denoiser.x0_eps(x, batch_of(t, x))
-        return ddim_step(denoiser, x0, eps, t, max(t - stride, 0), eta, generator)
+        return ddim_step(denoiser, x0, eps, t, previous, eta, generator)
 
-    return run_steps(step, x, ddim_timesteps(denoiser.process.num_timesteps, steps), progress)
+    return run_steps(step, x, denoiser.process.ddim_times(steps), progress)
 
 
 def ddim_reverse(denoiser: Denoiser, x: torch.Tensor, steps: int, *, progress: Progress | None = None):
@@ -153,9 +153,9 @@ def _adams_bashforth(eps: torch.Tensor, history: list[torch.Tensor]) -> torch.Te
     return sum(w * e for w, e in zip(weights[len(history)], (eps, *history), strict=True))
 
 
-def run_steps(step: Callable[[torch.Tensor, int], torch.Tensor], x: torch.Tensor, times: Sequence[int],
+def run_steps(step: Callable[[torch.Tensor, Any], torch.Tensor], x: torch.Tensor, times: Sequence[Any],
               progress: Progress | None) -> torch.Tensor:
-    """The loop that all samplers share: x <- step(x, t) for every t."""
+    """The loop that all samplers share: x <- step(x, t) for every t (a time, or what a sampler makes of one)."""
     for done, t in enumerate(times, start=1):
         x = step(x, t)
         if progress is not None:
