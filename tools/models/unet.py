@@ -86,7 +86,12 @@ class UNetSD(Remembers):
         use_checkpoint: recompute blocks in the backward pass instead of keeping their activations (training mode).
         use_image_dataset: switch the temporal branches off (training on pictures).
         zero_y: [1, L, context_dim] text tokens that stand in where a call gives no text.
+
+    Attributes:
+        null_text_tokens: how many tokens of `zero_y` stand in for a missing text; None: all of them.
     """
+
+    null_text_tokens: int | None = 1
 
     def __init__(self, in_dim: int = 4, dim: int = 512, context_dim: int = 512, out_dim: int = 6,
                  dim_mult: Sequence[int] = (1, 2, 3, 4), num_heads: int | None = None, head_dim: int = 64,
@@ -187,7 +192,7 @@ class UNetSD(Remembers):
         return network(sinusoidal_embedding(values, self.dim).to(network[0].weight.dtype))
 
     def text_or_null(self, y: Tensor | None, batch: int) -> Tensor:
-        """The text tokens y [b, L, d], or the first token of `zero_y` for every sample where y is None.
+        """The text tokens y [b, L, d], or the tokens of `zero_y` (by default the first) for every sample.
 
         Raises:
             UserError: neither y nor zero_y is there.
@@ -198,7 +203,7 @@ class UNetSD(Remembers):
             raise UserError(f"{type(self).__name__}: a call without text 'y' needs 'zero_y' at construction")
         like = self.time_embed[0].weight
         return self.remember(("zero_y", batch), (self.zero_y,),
-                             lambda: self.zero_y[:, :1].to(like).expand(batch, -1, -1))
+                             lambda: self.zero_y[:, :self.null_text_tokens].to(like).expand(batch, -1, -1))
 
     def require(self, **inputs) -> None:
         """Raise a UserError that names the first input that is None."""
