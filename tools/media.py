@@ -127,7 +127,7 @@ def _pick(numbered: Iterable[tuple[int, av.VideoFrame]], run: list[int], path) -
     want = next(wanted)
     for number, frame in numbered:
         while want is not None and number >= want:
-            found[want] = _array(frame if number == want or shown is None else shown)
+            found[want] = frame_array(frame if number == want or shown is None else shown)
             want = next(wanted, None)
         if want is None:
             return found
@@ -135,7 +135,7 @@ def _pick(numbered: Iterable[tuple[int, av.VideoFrame]], run: list[int], path) -
     for late in (want, *wanted):
         if late - number > END_SLACK:
             raise UserError(f"video '{path}' ends at frame {number}, frame {late} cannot be read")
-        found[late] = _array(shown)
+        found[late] = frame_array(shown)
     return found
 
 
@@ -167,9 +167,39 @@ def _seek(container, stream, origin: int, seconds: Fraction) -> bool:
     return True
 
 
-def _array(frame: av.VideoFrame) -> np.ndarray:
-    array = frame.to_ndarray(format="rgb24")
-    return np.rot90(array, k=round(frame.rotation / 90))
+def decode(path, export_vectors: bool = False) -> Iterator[av.VideoFrame]:
+    """Every frame in order of display, as FFmpeg's decoder gives it; `frame_array` makes a picture of one.
+
+    Args:
+        path: the video.
+        export_vectors: have the decoder export its motion vectors as side data, where it can.
+
+    Raises:
+        UserError: the file is missing, not a video or damaged.
+    """
+    with _open(path) as (container, stream):
+        if export_vectors:
+            ask_for_vectors(stream)
+        frame = None
+        for frame in container.decode(stream):
+            yield frame
+        if frame is None:
+            raise UserError(f"video '{path}' has no frame that can be decoded")
+
+
+def ask_for_vectors(stream) -> None:
+    """Have a stream's decoder export motion vectors; before the first frame is decoded."""
+    stream.codec_context.options = {"flags2": "+export_mvs"}
+
+
+def quarter_turns(frame: av.VideoFrame) -> int:
+    """Counter-clockwise quarter turns that set a frame upright."""
+    return round(frame.rotation / 90)
+
+
+def frame_array(frame: av.VideoFrame) -> np.ndarray:
+    """A decoded frame as an upright picture, uint8 [H, W, 3]."""
+    return np.rot90(frame.to_ndarray(format="rgb24"), k=quarter_turns(frame))
 
 
 def _rate(stream) -> Fraction:

@@ -17,7 +17,8 @@ from tools.errors import UserError, nearest
 log = logging.getLogger(__name__)
 
 FOLDERS = (
-    "autoencoders", "datasets", "diffusions", "embedders", "engines", "models", "pretrains", "visuals",
+    "annotators", "autoencoders", "datasets", "diffusions", "embedders", "engines", "models", "pretrains", "rewards",
+    "visuals",
 )
 
 
@@ -143,14 +144,17 @@ ENGINE = Registry("ENGINE")
 MODEL = Registry("MODEL")
 DATASETS = Registry("DATASETS")
 EMBEDDER = Registry("EMBEDDER")
+EMBEDMANAGER = Registry("EMBEDMANAGER")
 AUTO_ENCODER = Registry("AUTO_ENCODER")
 VISUAL = Registry("VISUAL")
 DIFFUSION = Registry("DIFFUSION")
 NOISE_INIT = Registry("NOISE_INIT")
 PRETRAIN = Registry("PRETRAIN")
+REWARD = Registry("REWARD")
+ANNOTATOR = Registry("ANNOTATOR")
 
-REGISTRIES = {r.name: r for r in (ENGINE, MODEL, DATASETS, EMBEDDER, AUTO_ENCODER, VISUAL, DIFFUSION, NOISE_INIT,
-                                  PRETRAIN)}
+REGISTRIES = {r.name: r for r in (ENGINE, MODEL, DATASETS, EMBEDDER, EMBEDMANAGER, AUTO_ENCODER, VISUAL, DIFFUSION,
+                                  NOISE_INIT, PRETRAIN, REWARD, ANNOTATOR)}
 
 
 def load_components(imports: Iterable[str] = ()) -> None:
@@ -165,7 +169,7 @@ def load_components(imports: Iterable[str] = ()) -> None:
     for folder in FOLDERS:
         package = importlib.import_module(f"tools.{folder}")
         for path in sorted(Path(package.__path__[0]).glob("*.py")):
-            if path.stem != "__init__":
+            if not path.stem.startswith("__"):
                 importlib.import_module(f"tools.{folder}.{path.stem}")
     for file in imports:
         _import_file(file)
