@@ -74,7 +74,6 @@ def contains(line: str, *words: str) -> bool:
     (["embedder.pretrained", "nowhere.bin"], ["nowhere.bin"]),
     (["embedder.arch", "nowhere.json"], ["nowhere.json"]),
     (["device", "gpu"], ["device: 'gpu'"]),
-    (["eta", "1.0", "batch_size", "2"], ["eta above 0", "set batch_size 1"]),
     (["seed", str(2**63)], ["seed", "too large"]),
 ], ids=lambda value: "-".join(value) if value and value[0].isidentifier() else "")
 def test_sampling_refuses(tiny, tmp_path, refused, overrides, words):

@@ -60,7 +60,8 @@ class Studio:
 
     def wants_picture(self, name: str) -> bool:
         """Whether the configuration starts from a picture."""
-        return ENGINE.get(self.configs[name].TASK_TYPE).func.needs_image_vector
+        cfg = self.configs[name]
+        return ENGINE.get(cfg.TASK_TYPE).func.for_config(cfg).needs_image_vector
 
     def defaults(self, name: str) -> Settings:
         """The configuration's own settings, with the first line of its list (empty where there is no list)."""

@@ -51,6 +51,12 @@ def test_prompts_made_together_are_those_made_alone(tiny, tmp_path, alone):
     assert not close(alone["a red star"], alone["a green square"])
 
 
+def test_noise_of_the_steps_is_each_prompts_own(tiny, tmp_path):
+    apart, together = (videos(sampling(tiny.sampling(tmp_path, "t2v", PROMPTS[:2], eta=1.0, batch_size=size)))
+                       for size in (1, 2))
+    assert all(close(together[prompt], apart[prompt]) for prompt in apart)
+
+
 def test_ranks_share_the_list_and_make_the_same_videos(tiny, tmp_path, alone):
     file = tiny.sampling(tmp_path, "t2v", PROMPTS)
     shares = [videos(sampling(file, rank=rank, world_size=2)) for rank in range(2)]

@@ -39,9 +39,16 @@ class Engine:
 
     Attributes:
         sections: keys of the YAML sections that `build` makes components of; the one that is trained comes first.
+        reseeds: `seeding sequential` starts the random streams anew for every prompt, as the original's task does.
     """
 
     sections: tuple[str, ...] = ()
+    reseeds = False
+
+    @classmethod
+    def for_config(cls, cfg) -> type["Engine"]:
+        """The class that runs a configuration: this one, unless the task is put together from another task."""
+        return cls
 
     def __init__(self, cfg, mode: str):
         self.cfg, self.mode = cfg, mode
@@ -87,6 +94,16 @@ class Engine:
     def batch_loss(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Scalar loss of one batch, through `self.network`, and further scalars to log."""
         raise NotImplementedError
+
+    def updated(self) -> None:
+        """Called after every update of the optimiser."""
+
+    def training_state(self) -> dict:
+        """What a resumed run needs beside the trained module; the same on all ranks."""
+        return {}
+
+    def load_training_state(self, state: dict) -> None:
+        """Continue from what `training_state` returned."""
 
     def preview(self, step: int, batch: dict) -> None:
         """Draw what the model does now; nothing by default."""

@@ -32,11 +32,11 @@ class LatentDiffusion(Engine):
         self.embedder = EMBEDDER.build(cfg.embedder).to(device).eval().requires_grad_(False)
         if self.needs_image_vector:
             self.check_picture_size(self.embedder)
-        self.diffusion = DIFFUSION.build(cfg.Diffusion)
+        self.diffusion = self.process()
         if (cfg.opti_timesteps or 0) > self.diffusion.num_timesteps:
             raise UserError(f"opti_timesteps {cfg.opti_timesteps} is more than the schedule's "
                             f"{self.diffusion.num_timesteps} steps")
-        self.model = MODEL.build(cfg.UNet)
+        self.model = MODEL.build(cfg.UNet, **self.network_options())
         if self.mode == "sample":
             checkpoint.load_into(self.model, checkpoint.load_state(cfg.test_model),
                                  f"test_model '{cfg.test_model}' into {cfg.UNet['type']}")
@@ -47,6 +47,14 @@ class LatentDiffusion(Engine):
             self.model, self.first_step = PRETRAIN.build(cfg.Pretrain, model=self.model)
         self.network = self.model.to(device)
         self.visual = VISUAL.build(cfg.visual_train) if self.mode == "train" and cfg.visual_train else None
+
+    def process(self):
+        """The diffusion process."""
+        return DIFFUSION.build(self.cfg.Diffusion)
+
+    def network_options(self) -> dict:
+        """Arguments of the denoiser that the method gives; they replace those of the YAML section."""
+        return {}
 
     # What a method fills in.
 
@@ -91,6 +99,11 @@ class LatentDiffusion(Engine):
             log.warning("not enough memory for both branches of guidance in one forward; going on with two")
             torch.cuda.empty_cache()
         return sample(False)
+
+    def preview_latents(self, start: torch.Tensor, conditions: list[dict], guide_scale: float | None) -> torch.Tensor:
+        """Latents that a preview shows, from noise [B, c, F, h, w]; plainly by DDIM, with a guidance of its own."""
+        return self.diffusion.ddim_sample_loop(noise=start, model=self.model, model_kwargs=conditions,
+                                               guide_scale=guide_scale, ddim_timesteps=self.cfg.ddim_timesteps)
 
     # Training.
 
@@ -159,9 +172,6 @@ class LatentDiffusion(Engine):
         cfg = self.cfg
         if self.mode == "sample" and not cfg.test_model:
             raise UserError("test_model is not set; name the checkpoint of the denoiser")
-        if self.mode == "sample" and cfg.eta and cfg.batch_size > 1:
-            raise UserError("eta above 0 draws noise at every step, which batch_size above 1 would share between "
-                            "prompts; set batch_size 1")
 
     @functools.cached_property
     def weight_files(self) -> dict[str, dict]:
@@ -192,5 +202,7 @@ class LatentDiffusion(Engine):
         batch = self.request(items, generators)
         conditions = self.conditions(batch, training=False)
         start = torch.cat([noise.cpu_randn((1, *self.latent_shape()), generator=g) for g in generators])
-        latents = self.denoise(start.to(self.runtime.device), conditions, generators[0], progress)
+        # A list gives every sample of the batch draws of its own.
+        source = generators if len(generators) > 1 and None not in generators else generators[0]
+        latents = self.denoise(start.to(self.runtime.device), conditions, source, progress)
         return list(self.decode(latents).transpose(1, 2))

@@ -112,6 +112,8 @@ class Sampling:
             Paths of the videos; a sidecar lies beside each.
         """
         sequential = self.cfg.seeding == "sequential"
+        if sequential and self.engine.reseeds:
+            runtime.seed_everything(self.cfg.seed + self.runtime.rank)
         generators = [None] * len(requests) if sequential else [r.generator() for r in requests]
         videos = self.engine.generate([r.item for r in requests], generators, progress)
         return [self._write(request, video) for request, video in zip(requests, videos, strict=True)]

@@ -128,6 +128,7 @@ class Trainer:
         self.schedule.step()
         if self.ema:
             self.ema.update()
+        self.engine.updated()
         return total, batch
 
     @property
@@ -184,7 +185,8 @@ class Trainer:
         if self.runtime.is_main:
             # Replicated on all ranks, so one copy is enough.
             state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                      "scaler": self.scaler.state_dict(), "schedule": self.schedule.state_dict()}
+                      "scaler": self.scaler.state_dict(), "schedule": self.schedule.state_dict(),
+                      "engine": self.engine.training_state()}
             state |= {"ema": self.ema.state_dict()} if self.ema else {}
         return state
 
@@ -204,6 +206,7 @@ class Trainer:
         self.optimizer.load_state_dict(shared["optimizer"])
         self.scaler.load_state_dict(shared["scaler"])
         self.schedule.load_state_dict(shared["schedule"])
+        self.engine.load_training_state(shared.get("engine", {}))
         if self.ema:
             self.ema.load_state_dict(shared["ema"])
         self.step, self.first_step = state["step"] + 1, state["first_step"]

@@ -43,9 +43,7 @@ class VisualTrainTextImageToVideo:
         source = self._pixels(engine, latents)
         for keys in self.partial_keys or [list(conditions[0])]:
             chosen = [{key: value for key, value in part.items() if key in keys} for part in conditions]
-            sampled = self._pixels(engine, engine.diffusion.ddim_sample_loop(
-                noise=start, model=engine.model, model_kwargs=chosen, guide_scale=self.guide_scale,
-                ddim_timesteps=engine.cfg.ddim_timesteps))
+            sampled = self._pixels(engine, engine.preview_latents(start, chosen, self.guide_scale))
             self._write(engine, step, keys, batch["caption"], source, sampled)
 
     def _pixels(self, engine, latents: torch.Tensor) -> list[np.ndarray]:
