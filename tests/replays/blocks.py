@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from tests.replays import LeftOut
-from tools.models import blocks, sequence
+from tools.models import blocks, higen, sequence, sr600
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,11 @@ BLOCKS = {
     "Downsample": Counterpart(blocks.Downsample, **RESAMPLE),
     "Upsample": Counterpart(blocks.Upsample, **RESAMPLE),
     "UpsampleSR600": Counterpart(blocks.Upsample, **RESAMPLE, given={"crop": 1}),
+    "TextContextCrossTransformerMultiLayer": Counterpart(higen.TextResampler),
     "TransformerV2": Counterpart(
         sequence.SequenceEncoder, renamed={"dim_head_k": "dim_head"},
         same={"dim_head_v": "dim_head_k", "mlp_dim": "dim"},
         only={"dropout_atte": sequence.DROPOUT, "dropout_ffn": sequence.DROPOUT}, residual_outside="layers.*.0"),
 }
 
-FUNCTIONS = {"sinusoidal_embedding": blocks.sinusoidal_embedding}
+FUNCTIONS = {"sinusoidal_embedding": blocks.sinusoidal_embedding, "Fourier_filter": sr600.fourier_filter}
