@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import pkgutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -168,9 +169,9 @@ def load_components(imports: Iterable[str] = ()) -> None:
     """
     for folder in FOLDERS:
         package = importlib.import_module(f"tools.{folder}")
-        for path in sorted(Path(package.__path__[0]).glob("*.py")):
-            if not path.stem.startswith("__"):
-                importlib.import_module(f"tools.{folder}.{path.stem}")
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.name.startswith("__"):
+                importlib.import_module(f"tools.{folder}.{module.name}")
     for file in imports:
         _import_file(file)
 

@@ -1,5 +1,6 @@
 """Remembering what depends on the conditions alone, so that fifty denoising steps compute it once."""
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -43,3 +44,24 @@ class Remembers(nn.Module):
         if self.cache is None or self.training or torch.is_grad_enabled():
             return compute()
         return self.cache.get((id(self), name), conditions, compute)
+
+    @contextmanager
+    def condition_cache(self) -> Iterator[None]:
+        """Inside, whatever depends on the conditions alone is computed once per condition tensor.
+
+        For sampling loops: keys and values of the cross-attentions and the features of image conditions are reused as
+        long as the same tensor objects are passed. Has no effect while gradients are enabled or in training mode;
+        weights must not change inside.
+        """
+        if self.cache is not None:
+            yield
+            return
+        holders = [m for m in self.modules() if isinstance(m, Remembers)]
+        cache = ConditionCache()
+        try:
+            for module in holders:
+                module.cache = cache
+            yield
+        finally:
+            for module in holders:
+                module.cache = None
