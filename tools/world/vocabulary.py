@@ -72,7 +72,8 @@ class World:
         tilt: the object stands upright up to this angle either way, in radians.
 
     Raises:
-        UserError: a name that the vocabulary lacks, an empty list, a range that is none, or only circles where objects turn.
+        UserError: a name that the vocabulary lacks, an empty list, a range that is none, or only circles where objects
+            turn.
     """
 
     shapes: tuple[str, ...] = tuple(SHAPES)
