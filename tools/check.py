@@ -37,7 +37,7 @@ def check(cfg: Config) -> str:
     load_components(cfg.imports)
     engine, mode = _task(cfg)
     training = mode == "train"
-    modules = {name: _build(cfg, name) for name in getattr(engine, "sections", ())}
+    modules = {name: _build(cfg, name, engine) for name in getattr(engine, "sections", ())}
     sections = dict.fromkeys(modules)
     if training:
         sections |= dict.fromkeys(_check_training_sections(cfg))
@@ -45,7 +45,7 @@ def check(cfg: Config) -> str:
     lines = [f"task {cfg.TASK_TYPE}: {'training' if training else 'sampling'}, {plan[0]} x {plan[1]} frames of "
              f"{cfg.resolution[0]}x{cfg.resolution[1]}", "", *_component_lines(cfg, modules), ""]
     lines += [*_file_lines(cfg, sections, training), ""]
-    lines += _memory_lines(cfg, modules, training, plan)
+    lines += _memory_lines(cfg, modules, training, plan, getattr(engine, "frozen_copies", 0))
     return "\n".join(lines)
 
 
@@ -57,12 +57,14 @@ def _task(cfg: Config) -> tuple[type, str]:
     return registered, "train" if is_training(cfg.TASK_TYPE) else "sample"
 
 
-def _build(cfg: Config, name: str) -> object:
+def _build(cfg: Config, name: str, engine: type) -> object:
     """The component on the meta device, without its weights."""
     section, registry = cfg.get(name), REGISTRIES[KEYS[name].registry]
     if section is None:
         raise UserError(f"{cfg.cfg_file}: section '{name}' is missing ({KEYS[name].help})")
     given = {"pretrained": None} if "pretrained" in registry.parameters(section.get("type")) else {}
+    if name == "UNet" and hasattr(engine, "network_options"):
+        given |= engine.network_options(cfg)
     if name == "Diffusion":  # tables are numbers, not weights
         return registry.build(section)
     with torch.device("meta"):
@@ -120,13 +122,15 @@ def _state(path: str) -> str:
     return "hub" if path.startswith(HUBS) else "there" if Path(path).exists() else "MISSING"
 
 
-def _memory_lines(cfg: Config, modules: dict, training: bool, plan: tuple[int, int]) -> Iterator[str]:
+def _memory_lines(cfg: Config, modules: dict, training: bool, plan: tuple[int, int],
+                  frozen_copies: int) -> Iterator[str]:
     half = _is_half(cfg)
     weights = BYTES * sum(map(_parameters, modules.values()))
     parts = {"weights": weights}
     if training and modules:
         trained = next(iter(modules.values()))
-        copies = {"gradients": 1, "optimiser": 2, "average of the weights": int(bool(cfg.use_ema))}
+        copies = {"gradients": 1, "optimiser": 2, "average of the weights": int(bool(cfg.use_ema)),
+                  "frozen copies": frozen_copies}
         parts |= {name: BYTES * _parameters(trained) * count for name, count in copies.items() if count}
     if {"UNet", "auto_encoder", "embedder"} <= modules.keys():
         parts["activations"] = _activations(cfg, modules, training, plan) // (2 if half else 1)

@@ -214,12 +214,20 @@ METHODS = {
     "depth_std": Key(float, 20.0, "depth is divided by this"),
     "sketch_mean": Key(list[float], [0.485, 0.456, 0.406], "the sketch network's normalisation", length=3),
     "sketch_std": Key(list[float], [0.229, 0.224, 0.225], "the sketch network's normalisation", length=3),
-    "num_inference_steps": Key(int, 4, "VideoLCM: denoising steps", minimum=1),
+    "num_inference_steps": Key(int, 4, "consistency models: denoising steps", minimum=1),
     "num_timesteps": Key(int, 1000, "VideoLCM: diffusion steps", minimum=1),
-    "zero_terminal_snr": Key(bool, False, "VideoLCM: rescale the schedule to end in pure noise"),
+    "zero_terminal_snr": Key(bool | None, None, "VideoLCM: rescale the schedule to end in pure noise; not set: in "
+                             "sampling, not in training, as in the original"),
     "prediction_type_a": Key(Literal["v_prediction", "epsilon"], "v_prediction", "VideoLCM: what the networks predict"),
-    "set_fixed_guidance": Key(float | None, None, "VideoLCM: guidance that is distilled; not set: 9"),
-    "set_target_eval": Key(bool, False, "VideoLCM: no dropout in teacher and target"),
+    "lcm_task": Key(str, REQUIRED, "distillation: the task whose method is distilled, e.g. train_t2v_entrance"),
+    "lcm_variant": Key(Literal["reference", "paper"], "reference", "consistency models: paper: the network is told its "
+                       "guidance, no dropout in teacher and target; reference: as in VideoLCM's code"),
+    "lcm_guide_scales": Key(list[float] | None, None, "distillation: range of guide_scale that the network learns "
+                            "(lcm_variant paper); not set: set_fixed_guidance alone", minimum=1, length=2),
+    "lcm_target_decay": Key(float, 0.95, "distillation: weight of the past in the target, per step", minimum=0),
+    "set_fixed_guidance": Key(float | None, None, "distillation: the one guidance w in c + w (c - u), which is "
+                              "guide_scale - 1; not set: 9"),
+    "set_target_eval": Key(bool, False, "distillation: no dropout in teacher and target"),
     "use_text_clip_vip_model": Key(bool, False, "TF-T2V: passed to the denoiser"),
     "drop_clip_text": Key(float | None, None, "TF-T2V: passed to the denoiser"),
     "no_video_text": Key(bool, False, "TF-T2V: passed to the denoiser"),

@@ -15,7 +15,6 @@ METHODS = {
               "inference_tft2v_sr600_entrance"],
     "TF-T2V": ["inference_tft2v_entrance"],
     "VideoComposer": ["inference_tft2v_vcomposer_entrance", "inference_videolcm_vcomposer_entrance"],
-    "VideoLCM": ["inference_videolcm_entrance", "train_videolcm_t2v_entrance", "lcm_parts", "lcm_scheduler"],
     "DreamVideo": ["inference_dreamvideo_entrance", "train_dreamvideo_entrance", "pretrain_dreamvideo",
                    "VideoCustomDataset", "ImageCustomDataset", "metrics", "dino"],
     "InstructVideo": ["DiffusionDDIMReward", "inference_instructvideo_entrance", "t2v_instructvideo_entrance",

@@ -33,6 +33,7 @@ SAMPLE_AS_ORIGINAL = ["seeding", "sequential", "batched_guidance", "false"]
 TRAIN_AS_ORIGINAL = ["tensorboard", "false", "shuffle", "false"]
 RECORDED_CALLS = {"first": 0, "second": 1, "last": -1}
 TIMESTEPS_KEPT = 200
+USED_DRAWS = {"train_videolcm_t2v_entrance": slice(1, None, 2)}  # it draws a time per step that it makes no use of
 EMA_SHARD = re.compile(r"ema_\d+_rank\d+\.pth$")
 
 
@@ -46,7 +47,7 @@ class Record:
         videos: decoded videos [B, 3, F, H, W] handed to the writer, with the captions.
         losses: of every update.
         files: what lies in the working folder afterwards and did not before.
-        final: parameters of the trained model.
+        final, target: parameters of the trained model, and of the one that follows it in a distillation.
         checkpoints: layout of every weights file written.
     """
 
@@ -56,6 +57,7 @@ class Record:
     losses: list[float] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     final: dict[str, Tensor] = field(default_factory=dict)
+    target: dict[str, Tensor] = field(default_factory=dict)
     checkpoints: dict[str, dict] = field(default_factory=dict)
 
 
@@ -141,7 +143,7 @@ def run_task(case: dict) -> Record:
     record = Record(calls=toys.ToyUNet.calls)
     toys.ToyUNet.calls.clear()
     device_randn, record.draws = toys.device_draws(case.get("device_noise_rule"))
-    device_randint = toys.device_integers(case.get("randint_values", []))
+    device_randint = toys.device_integers(case.get("randint_values", [])[USED_DRAWS.get(case["task"], slice(None))])
     with mock.patch.object(noise, "device_randn", device_randn), \
             mock.patch.object(noise, "device_randint", device_randint), recording(record):
         engine = ENGINE.get(cfg.TASK_TYPE)(cfg)
@@ -149,9 +151,15 @@ def run_task(case: dict) -> Record:
         engine.run()
     record.files = sorted(set(all_files()) - before)
     if training:
-        record.final = {name: value.detach() for name, value in engine.trainable().named_parameters()}
+        record.final = parameters(engine.trainable())
+        record.target = parameters(getattr(engine, "target", None))
         record.checkpoints = {file: layout(file) for file in record.files if Path(file).suffix == ".pth"}
     return record
+
+
+def parameters(module) -> dict[str, Tensor]:
+    """A module's parameters by name; none without a module."""
+    return {} if module is None else {name: value.detach() for name, value in module.named_parameters()}
 
 
 def keeping_losses(batch_loss, losses: list[float]):
@@ -209,8 +217,9 @@ def training_figures(record: Record, expected: dict) -> Iterator[tuple]:
     """Loss of every update and the parameters at the end."""
     if "losses" in expected:
         yield "losses", np.array(record.losses), expected["losses"]
-    for key in (key for key in expected if key.startswith("final.")):
-        yield key, record.final.get(key.removeprefix("final."), np.nan), expected[key]
+    for part in ("final", "target"):
+        for key in (key for key in expected if key.startswith(f"{part}.")):
+            yield key, getattr(record, part).get(key.removeprefix(f"{part}."), np.nan), expected[key]
 
 
 def meta(case: dict, record: Record, wanted: dict) -> Iterator[tuple]:

@@ -19,7 +19,6 @@ from tools.errors import UserError
 
 SIGMA_DATA = 0.5
 TIME_SCALE = 10.0  # of the discrete times in the boundary scalings
-GUIDANCE_WIDTH = 320  # of the embedded guidance scale
 HUBER = 0.001
 
 
@@ -44,7 +43,7 @@ def consistency(process, out: torch.Tensor, xt: torch.Tensor, t: torch.Tensor) -
     return c_skip * xt + c_out * process.predict_x0(out.to(xt.dtype), xt, t)
 
 
-def guidance_embedding(w: torch.Tensor, width: int = GUIDANCE_WIDTH) -> torch.Tensor:
+def guidance_embedding(w: torch.Tensor, width: int) -> torch.Tensor:
     """Sinusoids of 1000 w, sines first: w [B] -> float32 [B, width]; an odd width ends with a zero."""
     half = width // 2
     frequencies = torch.exp(torch.arange(half, device=w.device, dtype=torch.float32) * -(math.log(10000) / (half - 1)))

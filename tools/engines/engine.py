@@ -39,11 +39,13 @@ class Engine:
 
     Attributes:
         sections: keys of the YAML sections that `build` makes components of; the one that is trained comes first.
+        frozen_copies: copies of the trained module that training keeps beside it and does not train.
         reseeds: `seeding sequential` starts the random streams anew for every prompt, as the original's task does.
     """
 
     sections: tuple[str, ...] = ()
     reseeds = False
+    frozen_copies = 0
 
     @classmethod
     def for_config(cls, cfg) -> type["Engine"]:

@@ -36,7 +36,7 @@ class LatentDiffusion(Engine):
         if (cfg.opti_timesteps or 0) > self.diffusion.num_timesteps:
             raise UserError(f"opti_timesteps {cfg.opti_timesteps} is more than the schedule's "
                             f"{self.diffusion.num_timesteps} steps")
-        self.model = MODEL.build(cfg.UNet, **self.network_options())
+        self.model = MODEL.build(cfg.UNet, **self.network_options(cfg))
         if self.mode == "sample":
             checkpoint.load_into(self.model, checkpoint.load_state(cfg.test_model),
                                  f"test_model '{cfg.test_model}' into {cfg.UNet['type']}")
@@ -52,9 +52,14 @@ class LatentDiffusion(Engine):
         """The diffusion process."""
         return DIFFUSION.build(self.cfg.Diffusion)
 
-    def network_options(self) -> dict:
-        """Arguments of the denoiser that the method gives; they replace those of the YAML section."""
-        return {}
+    @classmethod
+    def network_options(cls, cfg) -> dict:
+        """Arguments of the denoiser that the engine gives; they replace those of the YAML section.
+
+        A network may name top-level keys that it reads, as in the original, under its argument `config`.
+        """
+        keys = getattr(MODEL.get(cfg.UNet["type"]), "config_keys", ())
+        return {"config": {key: cfg.get(key) for key in keys}} if keys else {}
 
     # What a method fills in.
 
@@ -117,10 +122,13 @@ class LatentDiffusion(Engine):
         return dataset, batch_size
 
     def batch_loss(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if "latents" not in batch:
-            batch = batch | {"latents": self.encode(batch["video"])}
+        batch = self.with_latents(batch)
         positive, _ = self.conditions(batch, training=True)
         return self.loss(batch["latents"], positive)
+
+    def with_latents(self, batch: dict) -> dict:
+        """The batch with `latents` [B, c, F, h, w], encoded where they are not kept."""
+        return batch if "latents" in batch else batch | {"latents": self.encode(batch["video"])}
 
     def preview(self, step: int, batch: dict) -> None:
         if self.visual is not None:

@@ -70,7 +70,8 @@ class UNetSD_I2VGen(UNetSD):
             layer.weight[:rows, :mix.shape[1], 1, 1] = mix
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, image: Tensor | None = None,
-                local_image: Tensor | None = None, masked: Tensor | None = None, fps: Tensor | None = None) -> Tensor:
+                local_image: Tensor | None = None, masked: Tensor | None = None, fps: Tensor | None = None,
+                t_w: Tensor | None = None) -> Tensor:
         """Predict noise or velocity.
 
         Args:
@@ -79,6 +80,7 @@ class UNetSD_I2VGen(UNetSD):
             image: [b, 1, y_dim] CLIP image vector, not normalised; None adds no tokens, which differs from zeros.
             local_image: [b, 4, h, w] or [b, 4, F, h, w] scaled latent of the picture (frame 0 is used), required.
             masked: without effect, as in the original.
+            t_w: [b, GUIDANCE_WIDTH], see `embed_time`.
 
         Returns:
             [b, out_dim, f, h, w].
@@ -91,7 +93,8 @@ class UNetSD_I2VGen(UNetSD):
         self.check_size(height, width)
         features = self.remember(("concat", frames), (local_image,), lambda: self._concat_features(local_image, frames))
         context = self.remember("context", (y, image, local_image), lambda: self._context(y, image, local_image, batch))
-        emb = self.embed_time(t) + self.remember("fps", (fps,), lambda: self.embed_scalar(self.fps_embedding, fps))
+        rate = self.remember("fps", (fps,), lambda: self.embed_scalar(self.fps_embedding, fps))
+        emb = self.embed_time(t, t_w) + rate
         return self.backbone(torch.cat([x, features.to(x.dtype)], dim=1), emb, context)
 
     def _concat_features(self, local_image: Tensor, frames: int) -> Tensor:

@@ -23,19 +23,21 @@ class UNetSD_T2VBase(UNetSD):
             zero_init(self.fps_embedding[-1])
         self.build_blocks(self.in_dim)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, fps: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, fps: Tensor | None = None,
+                t_w: Tensor | None = None) -> Tensor:
         """Predict noise or velocity.
 
         Args:
             x: [b, in_dim, f, h, w] noisy latents. t: [b] timesteps, integer or fractional.
             y: [b, L, context_dim] text tokens, None for the first token of `zero_y`.
             fps: [b] frame rates; without effect unless the network has `use_fps_condition`.
+            t_w: [b, GUIDANCE_WIDTH], see `embed_time`.
 
         Returns:
             [b, out_dim, f, h, w].
         """
         self.check_size(*x.shape[-2:])
-        emb = self.embed_time(t)
+        emb = self.embed_time(t, t_w)
         if self.fps_embedding is not None and fps is not None:
             emb = emb + self.embed_scalar(self.fps_embedding, fps)
         return self.backbone(x, emb, self.text_or_null(y, x.shape[0]))

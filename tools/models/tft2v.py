@@ -51,6 +51,8 @@ class UNetSD_TFT2V(UNetSD):
         UserError: no or unknown `video_compositions`.
     """
 
+    config_keys = ("video_compositions", "use_text_clip_vip_model", "drop_clip_text", "no_video_text",
+                   "p_zero_depth_alone", "p_zero_motion_alone", "p_zero_motion")
     null_text_tokens = None
     drops_text = True  # training's dropout takes the text too
 
@@ -86,7 +88,8 @@ class UNetSD_TFT2V(UNetSD):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, image: Tensor | None = None,
                 depth: Tensor | None = None, local_image: Tensor | None = None, motion: Tensor | None = None,
                 canny: Tensor | None = None, sketch: Tensor | None = None, single_sketch: Tensor | None = None,
-                masked: Tensor | None = None, histogram: Tensor | None = None, fps: Tensor | None = None) -> Tensor:
+                masked: Tensor | None = None, histogram: Tensor | None = None, fps: Tensor | None = None,
+                t_w: Tensor | None = None) -> Tensor:
         """Predict noise or velocity. Maps may have any height and width; None leaves a condition out.
 
         Args:
@@ -101,6 +104,7 @@ class UNetSD_TFT2V(UNetSD):
             masked: [b, 4, f, H, W]: colours in -1..1 times (1 - m), then 1 - m, with m = 1 where there is nothing.
             histogram: [b, f, hist_dim] shares of the palette's colours.
             fps: [b] frame rates; without effect unless the network has `use_fps_condition`.
+            t_w: [b, GUIDANCE_WIDTH], see `embed_time`.
 
         Returns:
             [b, out_dim, f, h, w].
@@ -118,7 +122,7 @@ class UNetSD_TFT2V(UNetSD):
         features = self.remember((*maps, *x.shape), tuple(maps.values()), lambda: self._features(maps, x, drop))
         context = self.remember(("context", frames), (text, image, histogram),
                                 lambda: self._context(text, image, histogram, frames, drop))
-        emb = self.embed_time(t)
+        emb = self.embed_time(t, t_w)
         if self.fps_embedding is not None and fps is not None:
             emb = emb + self.embed_scalar(self.fps_embedding, fps)
         return self.backbone(torch.cat([x, features.to(x.dtype)], dim=1), emb, context)

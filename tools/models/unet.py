@@ -30,6 +30,7 @@ from tools.models.blocks import (
     to_channels_last,
     to_frames,
     to_video,
+    zero_init,
 )
 from tools.models.conditions import ConditionCache, Remembers
 
@@ -37,6 +38,8 @@ from tools.models.conditions import ConditionCache, Remembers
 # never had an effect on any of the family.
 COMMON_IGNORED = ("config", "hist_dim", "dim_condition", "use_scale_shift_norm", "temporal_attn_times", "use_sim_mask",
                   "inpainting", "p_all_zero", "p_all_keep", "training", "upper_len", "default_fps", "misc_dropout")
+
+GUIDANCE_WIDTH = 320  # of the embedded guidance scale that a distilled network is told
 
 
 def takes_options_of(parent: type):
@@ -86,6 +89,8 @@ class UNetSD(Remembers):
         use_checkpoint: recompute blocks in the backward pass instead of keeping their activations (training mode).
         use_image_dataset: switch the temporal branches off (training on pictures).
         zero_y: [1, L, context_dim] text tokens that stand in where a call gives no text.
+        guidance_embedding: be told the guidance to reproduce (`t_w`), as consistency models are (LCM, arXiv
+            2310.04378, section 4.2); starts without effect. Published weights have none.
 
     Attributes:
         null_text_tokens: how many tokens of `zero_y` stand in for a missing text; None: all of them.
@@ -97,7 +102,7 @@ class UNetSD(Remembers):
                  dim_mult: Sequence[int] = (1, 2, 3, 4), num_heads: int | None = None, head_dim: int = 64,
                  num_res_blocks: int = 3, attn_scales: Sequence[float] = (1 / 2, 1 / 4, 1 / 8), dropout: float = 0.1,
                  temporal_attention: bool = True, use_checkpoint: bool = False, use_image_dataset: bool = False,
-                 zero_y: Tensor | None = None):
+                 zero_y: Tensor | None = None, guidance_embedding: bool = False):
         super().__init__()
         self.in_dim, self.dim, self.out_dim, self.context_dim = in_dim, dim, out_dim, context_dim
         self.embed_dim = 4 * dim
@@ -107,6 +112,9 @@ class UNetSD(Remembers):
         self.use_checkpoint, self.use_image_dataset = use_checkpoint, use_image_dataset
         self.zero_y = zero_y
         self.time_embed = silu_mlp(dim, self.embed_dim, self.embed_dim)
+        self.guidance_embed = None
+        if guidance_embedding:
+            self.guidance_embed = zero_init(nn.Linear(GUIDANCE_WIDTH, dim, bias=False))
 
     # ---- factories that a method may override
 
@@ -183,9 +191,15 @@ class UNetSD(Remembers):
 
     # ---- what forward passes are made of
 
-    def embed_time(self, t: Tensor) -> Tensor:
-        """Timesteps [b] -> [b, E]."""
-        return self.embed_scalar(self.time_embed, t)
+    def embed_time(self, t: Tensor, t_w: Tensor | None = None) -> Tensor:
+        """Timesteps [b] and the embedded guidance t_w [b, GUIDANCE_WIDTH] -> [b, E].
+
+        Without `guidance_embedding` t_w has no effect.
+        """
+        waves = sinusoidal_embedding(t, self.dim).to(self.time_embed[0].weight.dtype)
+        if self.guidance_embed is not None and t_w is not None:
+            waves = waves + self.guidance_embed(t_w.to(waves.dtype))
+        return self.time_embed(waves)
 
     def embed_scalar(self, network: nn.Sequential, values: Tensor) -> Tensor:
         """Scalars [n] (time, fps, motion) -> [n, E] through sinusoids of width dim and a small network."""
