@@ -15,7 +15,8 @@ from tools.diffusions.losses import prior_bits
 from tools.diffusions.schedules import sigma_schedule
 from tools.registry import DIFFUSION, load_components
 
-RENAMED = {"_t_to_sigma": "t_to_k_sigma", "_sigma_to_t": "k_sigma_to_t"}
+RENAMED = {"_t_to_sigma": "t_to_k_sigma", "_sigma_to_t": "k_sigma_to_t",
+           ("DiffusionDDIMReward", "loss"): "loss_with_log_prob"}
 RENAMED_ARGUMENTS = {"_sigma_to_t": {"sigma": "k_sigma"}}
 MENDED = {("variational_lower_bound_loop", "mse"): "the original derives the noise from the true x0, so that its error "
                                                    "is rounding; ours uses the predicted x0"}
@@ -49,7 +50,7 @@ def replay_diffusion(case: dict, expected: dict, path) -> Iterator[tuple]:
     for call in case["calls"]:
         keys = [key for key in expected if key == call["name"] or key.startswith(f"{call['name']}.")]
         target = getattr(process, call["on"]) if "on" in call else process
-        name = RENAMED.get(call["method"], call["method"])
+        name = RENAMED.get((case["component"], call["method"]), RENAMED.get(call["method"], call["method"]))
         if not hasattr(target, name):
             yield from ((key, not_built(call["method"]), None) for key in keys)
             continue

@@ -87,13 +87,23 @@ def ddim_timesteps(num_timesteps: int, steps: int) -> list[int]:
     return [min(1 + i, num_timesteps - 1) for i in reversed(range(0, num_timesteps, stride))]
 
 
+def ddim_moments(process, x0: torch.Tensor, eps: torch.Tensor, t: int, previous: int,
+                 eta: float = 0.0) -> tuple[torch.Tensor, float]:
+    """Mean and standard deviation of x at step `previous` from the prediction at step t (Song et al. 2021, eq. 12, 16).
+
+    The deviation is 0 at t = 0, where nothing is drawn any more.
+    """
+    ab, ab_prev = (process.alpha_bar(i) for i in (t, previous))
+    sigma = eta * ((1 - ab_prev) / (1 - ab) * (1 - ab / ab_prev)) ** 0.5
+    mean = ab_prev**0.5 * x0 + max(1 - ab_prev - sigma**2, 0) ** 0.5 * eps
+    return mean, sigma if t > 0 else 0.0
+
+
 def ddim_step(denoiser: Denoiser, x0: torch.Tensor, eps: torch.Tensor, t: int, previous: int, eta: float = 0.0,
               generator=None) -> torch.Tensor:
-    """x at step `previous` from the prediction at step t (Song et al. 2021, eq. 12 and 16); draws only if eta > 0."""
-    ab, ab_prev = (denoiser.process.alpha_bar(i) for i in (t, previous))
-    sigma = eta * ((1 - ab_prev) / (1 - ab) * (1 - ab / ab_prev)) ** 0.5
-    x = ab_prev**0.5 * x0 + max(1 - ab_prev - sigma**2, 0) ** 0.5 * eps
-    return x + sigma * randn_like(x0, generator) if eta > 0 and t > 0 else x
+    """x at step `previous` from the prediction at step t; draws only if eta > 0."""
+    mean, sigma = ddim_moments(denoiser.process, x0, eps, t, previous, eta)
+    return mean + sigma * randn_like(x0, generator) if sigma else mean
 
 
 def ddim(denoiser: Denoiser, x: torch.Tensor, steps: int, eta: float = 0.0, *, generator=None,
