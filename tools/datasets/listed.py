@@ -8,12 +8,11 @@ import torch
 from torch.utils.data import Dataset
 
 from tools.datasets import transforms as defaults
+from tools.datasets.failures import Failures
 from tools.datasets.lists import read_pairs
 from tools.errors import UserError
 
 log = logging.getLogger(__name__)
-
-REPORTS = 100  # files named in the log; further ones are only counted
 
 
 class Entry(NamedTuple):
@@ -60,8 +59,7 @@ class ListedDataset(Dataset):
                         for item in read_pairs(file, seeds=False)]
         self._files = list(dict.fromkeys(entry.file for entry in self.entries))
         self._number = {file: number for number, file in enumerate(self._files)}
-        # In shared memory: worker processes see each other's failures, and so does the main process.
-        self._failed = torch.zeros(len(self._files), dtype=torch.bool).share_memory_()
+        self._failures = Failures(len(self._files), log)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -77,7 +75,7 @@ class ListedDataset(Dataset):
     @property
     def failures(self) -> list[str]:
         """Files found unreadable so far, by any worker."""
-        return [str(self._files[i]) for i in self._failed.nonzero().flatten().tolist()]
+        return [str(self._files[number]) for number in self._failures.numbers()]
 
     def require_readable(self) -> None:
         """Read items in order up to the first good one; subclasses call this last in their constructor.
@@ -94,19 +92,11 @@ class ListedDataset(Dataset):
 
     def _first_readable(self, candidates: Iterable[int], seed: int) -> dict:
         for entry in map(self.entries.__getitem__, candidates):
-            if self._failed[self._number[entry.file]]:
+            if self._number[entry.file] in self._failures:
                 continue
             try:
                 return self.load(entry, torch.Generator().manual_seed(seed))
             except UserError as error:
-                self._report(entry, error)
+                self._failures.report(self._number[entry.file], error)
         raise UserError(f"none of the {len(self._files)} files of {', '.join(self.data_list)} can be read, '"
                         f"{self._files[0]}' for one; the log has the reasons (is data_dir_list right?)")
-
-    def _report(self, entry: Entry, error: UserError) -> None:
-        self._failed[self._number[entry.file]] = True
-        count = int(self._failed.sum())
-        if count <= REPORTS:
-            log.warning("skipped: %s (%d of %d files unreadable so far)", error, count, len(self._files))
-        if count == REPORTS:
-            log.warning("further unreadable files are counted, not named")
