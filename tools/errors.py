@@ -10,6 +10,10 @@ class UserError(Exception):
     """
 
 
+class BadItem(UserError):
+    """What is wrong with one item of a list; it is reported and left out, the rest of the list goes on."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the most similar of `known`, or an empty string."""
     matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)

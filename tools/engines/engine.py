@@ -78,6 +78,28 @@ class Engine:
             Sampling(self).run()
         runtime.stop(self.runtime)
 
+    @property
+    def list_name(self) -> str:
+        """Name of the folder below `log_dir` that sampling writes to: that of the list."""
+        return Path(self.cfg.test_list_path).name.split(".")[0]
+
+    def resolved(self, request):
+        """A request of the list with what its line leaves open filled in.
+
+        Raises:
+            UserError: it cannot be made; it is reported and left out, and the others go on.
+        """
+        return request
+
+    def stream_seed(self, request) -> int | None:
+        """Seed with which `seeding sequential` starts the random streams anew for a request; None: they go on."""
+        return self.cfg.seed + self.runtime.rank if self.reseeds else None
+
+    @classmethod
+    def sample_size(cls, cfg) -> tuple[int, int, int, int]:
+        """Videos, frames, width and height that are denoised together when a configuration samples."""
+        return cfg.batch_size, cfg.max_frames, *cfg.resolution
+
     def check(self) -> None:
         """Refuse settings that cannot work, before anything is loaded or written."""
 

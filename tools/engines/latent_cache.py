@@ -57,6 +57,8 @@ def _name(engine, count: int) -> str:
              "weights": engine.weight_digest("auto_encoder"), "image_vector": engine.needs_image_vector,
              "embedder": engine.weight_digest("embedder"), "resolution": cfg.resolution, "chunk_size": cfg.chunk_size,
              "vit_resolution": cfg.vit_resolution, "pixels": [cfg.mean, cfg.std, cfg.vit_mean, cfg.vit_std]}
+    if engine.pixel_features:
+        parts["features"] = engine.pixel_features
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -72,6 +74,8 @@ def _encode(engine, dataset: Dataset, count: int) -> dict:
             batch = engine.to_device(next(source))
             captions += batch["caption"]
             parts["latents"].append(engine.encode(batch["video"], generator).cpu())
+            for key, value in engine.features(batch).items():
+                parts[key].append(value.cpu())
             if "fps" in batch:
                 parts["fps"].append(batch["fps"].cpu())
             if engine.needs_image_vector:

@@ -1,6 +1,7 @@
 """What the latent diffusion methods of the VGen family share: components, text, latents, loss, denoising."""
 import functools
 import logging
+from collections.abc import Callable
 
 import torch
 
@@ -24,12 +25,13 @@ class LatentDiffusion(Engine):
 
     sections = ("UNet", "Diffusion", "auto_encoder", "embedder")
     needs_image_vector = False
+    pixel_features: tuple[str, ...] = ()  # names of what `features` gives
 
     def build(self) -> None:
         cfg, device = self.cfg, self.runtime.device
         set_attention_backend(cfg.attention_backend)
         self.autoencoder = AUTO_ENCODER.build(cfg.auto_encoder).to(device).eval().requires_grad_(False)
-        self.embedder = EMBEDDER.build(cfg.embedder).to(device).eval().requires_grad_(False)
+        self.embedder = EMBEDDER.build(self.embedder_section).to(device).eval().requires_grad_(False)
         if self.needs_image_vector:
             self.check_picture_size(self.embedder)
         self.diffusion = self.process()
@@ -47,6 +49,11 @@ class LatentDiffusion(Engine):
             self.model, self.first_step = PRETRAIN.build(cfg.Pretrain, model=self.model)
         self.network = self.model.to(device)
         self.visual = VISUAL.build(cfg.visual_train) if self.mode == "train" and cfg.visual_train else None
+
+    @property
+    def embedder_section(self) -> dict:
+        """The section of the YAML that describes the embedder."""
+        return self.cfg.embedder
 
     def process(self):
         """The diffusion process."""
@@ -96,8 +103,13 @@ class LatentDiffusion(Engine):
                     guide_scale=cfg.guide_scale, ddim_timesteps=cfg.ddim_timesteps, eta=cfg.eta, generator=generator,
                     progress=progress, batched_guidance=batched)
 
-        if cfg.batched_guidance != "auto":
-            return sample(cfg.batched_guidance)
+        return self.within_memory(sample)
+
+    def within_memory(self, sample: Callable[[bool], torch.Tensor]) -> torch.Tensor:
+        """`sample(True)` has both branches of guidance in one forward, `sample(False)` in two, if the first does not
+        fit or the configuration says so."""
+        if self.cfg.batched_guidance != "auto":
+            return sample(self.cfg.batched_guidance)
         try:
             return sample(True)
         except torch.OutOfMemoryError:
@@ -127,8 +139,14 @@ class LatentDiffusion(Engine):
         return self.loss(batch["latents"], positive)
 
     def with_latents(self, batch: dict) -> dict:
-        """The batch with `latents` [B, c, F, h, w], encoded where they are not kept."""
-        return batch if "latents" in batch else batch | {"latents": self.encode(batch["video"])}
+        """The batch with `latents` [B, c, F, h, w] and `features` of its pixels, computed where they are not kept."""
+        if "latents" in batch:
+            return batch
+        return batch | {"latents": self.encode(batch["video"])} | self.features(batch)
+
+    def features(self, batch: dict) -> dict[str, torch.Tensor]:
+        """What a method needs of a batch's pixels beside their latents, [B, ...] each; kept with cached latents."""
+        return {}
 
     def preview(self, step: int, batch: dict) -> None:
         if self.visual is not None:
@@ -186,7 +204,7 @@ class LatentDiffusion(Engine):
         """Weights of this run by role: path and digest, for sidecars."""
         files = {"UNet": self.cfg.test_model,
                  "auto_encoder": AUTO_ENCODER.arguments(self.cfg.auto_encoder).get("pretrained"),
-                 "embedder": EMBEDDER.arguments(self.cfg.embedder).get("pretrained")}
+                 "embedder": EMBEDDER.arguments(self.embedder_section).get("pretrained")}
         return {role: {"path": path, "sha256": checkpoint.digest(path)} for role, path in files.items() if path}
 
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -194,9 +212,13 @@ class LatentDiffusion(Engine):
         width, height = self.cfg.resolution
         return 4, self.cfg.max_frames, height // self.cfg.scale, width // self.cfg.scale
 
+    def prompt(self, item) -> str:
+        """The text that stands for an item."""
+        return item.caption + self.cfg.positive_prompt
+
     def request(self, items: list, generators: list) -> dict:
         """Batch of conditions' raw material for sampling; draws of a request come from its generator."""
-        return {"caption": [item.caption + self.cfg.positive_prompt for item in items]}
+        return {"caption": [self.prompt(item) for item in items]}
 
     @torch.no_grad()
     def generate(self, items: list, generators: list, progress=None) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tools import checkpoint, runtime
 from tools.datasets.lists import Item
-from tools.errors import UserError
+from tools.errors import BadItem, UserError
 from tools.media import to_uint8, write_video
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Sampling:
     @property
     def folder(self) -> Path:
         """Where videos go: `{log_dir}/{list name}`."""
-        return Path(self.cfg.log_dir) / Path(self.cfg.test_list_path).name.split(".")[0]
+        return Path(self.cfg.log_dir) / self.engine.list_name
 
     def run(self) -> None:
         """Make every video of the list that falls to this rank."""
@@ -67,19 +67,50 @@ class Sampling:
         if self.cfg.seeding == "sequential":
             runtime.seed_everything(self.cfg.seed + self.runtime.rank)
         log.info("%d videos to make in %s", len(requests), self.folder)
-        size = self.cfg.batch_size
+        size, failed = self.cfg.batch_size, 0
         with tqdm(total=len(requests), desc="videos", unit="video", disable=not self.runtime.is_main) as bar:
             for start in range(0, len(requests), size):
                 chosen = requests[start:start + size]
                 with tqdm(total=1, desc=chosen[0].item.caption[:40], unit="step", leave=False,
                           disable=not self.runtime.is_main) as steps:
-                    self.make(chosen, functools.partial(_show, steps))
+                    failed += self._attempt(chosen, functools.partial(_show, steps))
                 bar.update(len(chosen))
         self.runtime.barrier()
-        log.info("done: %s", self.folder)
+        if failed == len(requests) > 0 and self.runtime.world_size == 1:
+            raise UserError(f"none of the {failed} videos could be made; the errors above say why")
+        log.info("done: %s%s", self.folder, f"; {failed} of {len(requests)} could not be made" if failed else "")
 
     def requests(self) -> list[Request]:
         """This rank's share of the expanded list, without what an interrupted run has made when `resume` is set."""
+        own = self.listed[self.runtime.rank::self.runtime.world_size]
+        return [r for r in own if not (self.cfg.resume and self._path(r).with_suffix(".json").exists())]
+
+    def outputs(self) -> list[Path]:
+        """Paths of all videos of the list, those of the other ranks and of an interrupted run included."""
+        ranks = self.runtime.world_size
+        return [self._path(request, number % ranks) for number, request in enumerate(self.listed)]
+
+    @functools.cached_property
+    def listed(self) -> list[Request]:
+        """All requests of the list that can be made; the others are reported.
+
+        Raises:
+            UserError: there are none.
+        """
+        found, refused = [], []
+        for request in self._expanded():
+            try:
+                found.append(self.engine.resolved(request))
+            except UserError as error:
+                refused.append(error)
+        if not found:
+            raise UserError(f"{refused[0]}{f' (and {len(refused) - 1} more)' if refused[1:] else ''}")
+        for error in refused:
+            log.error("left out: %s", error)
+        return found
+
+    def _expanded(self) -> list[Request]:
+        """Every line with a caption, `round` times."""
         cfg = self.cfg
         requests = []
         for item in self.engine.items():
@@ -95,11 +126,22 @@ class Sampling:
                 requests.append(Request(item, index, seed))
         if not requests:
             raise UserError(f"list file '{cfg.test_list_path}' has no line with a caption")
-        own = requests[self.runtime.rank::self.runtime.world_size]
-        return [r for r in own if not (cfg.resume and self._path(r).with_suffix(".json").exists())]
+        return requests
 
-    def _path(self, request: Request) -> Path:
-        return self.folder / self.engine.output_name(request, self.runtime.rank, self.runtime.world_size)
+    def _path(self, request: Request, rank: int | None = None) -> Path:
+        rank = self.runtime.rank if rank is None else rank
+        return self.folder / self.engine.output_name(request, rank, self.runtime.world_size)
+
+    def _attempt(self, requests: list[Request], progress: Callable[[int, int], None]) -> int:
+        """Make some videos together, one by one where one of them is at fault; returns how many failed."""
+        try:
+            self.make(requests, progress)
+        except BadItem as error:
+            if len(requests) > 1:
+                return sum(self._attempt([request], progress) for request in requests)
+            log.error("left out: '%s': %s", requests[0].item.caption, error)
+            return 1
+        return 0
 
     def make(self, requests: list[Request], progress: Callable[[int, int], None]) -> list[Path]:
         """Make and write the videos of some requests together.
@@ -112,8 +154,8 @@ class Sampling:
             Paths of the videos; a sidecar lies beside each.
         """
         sequential = self.cfg.seeding == "sequential"
-        if sequential and self.engine.reseeds:
-            runtime.seed_everything(self.cfg.seed + self.runtime.rank)
+        if sequential and (seed := self.engine.stream_seed(requests[0])) is not None:
+            runtime.seed_everything(seed)
         generators = [None] * len(requests) if sequential else [r.generator() for r in requests]
         videos = self.engine.generate([r.item for r in requests], generators, progress)
         return [self._write(request, video) for request, video in zip(requests, videos, strict=True)]
