@@ -1,14 +1,20 @@
-"""Annotators: topic vgen-unets-methods, kinds `canny`, `palette`, `masks` and `motion_vectors`."""
+"""Annotators: topic vgen-unets-methods, kinds `canny`, `palette`, `masks`, `motion_vectors`, `midas`, `pidinet`
+and `sketch`."""
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from tests.goldens.reader import tensor
+from tests.goldens.reader import fill_module, tensor, uniform, weight_rule
+from tests.replays.stages import record_stages
 from tools.annotators import masks
 from tools.annotators.canny import LOOSENESS, find_edges, thresholds
 from tools.annotators.motion_vectors import vector_map
+from tools.annotators.networks.midas import MiDaS, published_names
+from tools.annotators.networks.pidinet import PiDiNet, convert_state
+from tools.annotators.networks.simplification import SketchSimplification
 from tools.annotators.palette import Palette
+from tools.annotators.sketch import MEAN, STD
 
 CORNER = 4  # pixels of a quantised picture that a case holds, each way
 COLOR, FIRST_HEX = 3, 8  # the row of the distances and the number of hexadecimal names that a case holds
@@ -81,7 +87,84 @@ def replay_motion_vectors(case: dict, expected: dict, path) -> Iterator[tuple]:
         yield call["name"], torch.from_numpy(out), expected.get(call["name"])
 
 
+def replay_midas(case: dict, expected: dict, path) -> Iterator[tuple]:
+    """Keys, then output, condition and stages of each call."""
+    network = MiDaS(**case["config"]).eval()
+    state = rule_state(network.published_state(), case)
+    yield from compared_keys(state, case)
+    network.network.load_state_dict(network.from_published(state))
+    own = {published: f"network.{name}" for published, name in published_names(case["config"]["num_layers"]).items()}
+    for call in case["calls"]:
+        stages = {stage: midas_module(stage, own) for stage in call.get("stages", ())}
+        with torch.no_grad(), record_stages(network, stages.values()) as seen:
+            raw = network(tensor(case["inputs"][call["image"]]) * 2 - 1)
+        condition = (raw / case["depth_std"]).clamp(0, case["depth_clamp"])
+        outputs = {"raw": raw, "depth_condition": condition} | {stage: seen[name][:1] for stage, name in stages.items()}
+        yield from named(call["name"], outputs, expected)
+
+
+def midas_module(stage: str, own: dict[str, str]) -> str:
+    """Our module that stands where the original's does: what holds, or ends in, that module's layers."""
+    parts = {published: name for published, name in own.items() if published.startswith(f"{stage}.")}
+    if stage.startswith("conv"):
+        return list(parts.values())[-1]
+    name = next(iter(parts.values()))
+    return name.rsplit(".", 2 if stage.startswith("fusion") else 1)[0]
+
+
+def replay_pidinet(case: dict, expected: dict, path) -> Iterator[tuple]:
+    """Edges with the original kernels and with converted ones, and those kernels."""
+    options, kinds = dict(case["config"]), case["config"].get("config", "carv4")
+    options.pop("convert", None)
+    original, plain = (fill_module(PiDiNet(**options, convert=convert)).eval() for convert in (False, True))
+    yield from compared_keys(original.state_dict(), case)
+    converted = convert_state(original.state_dict(), kinds)
+    plain.load_state_dict(converted)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    for call in case["calls"]:
+        pictures = (tensor(case["inputs"][call["image"]]) - mean) / std
+        with torch.no_grad():
+            yield from named(call["name"], {"pixel_difference": original(pictures), "converted": plain(pictures)},
+                             expected)
+    yield from named("converted", {key: converted[key] for key in case.get("converted_weights", ())}, expected)
+
+
+def replay_sketch(case: dict, expected: dict, path) -> Iterator[tuple]:
+    """Keys, then each drawing cleaned, and its negative cleaned and turned back."""
+    network = SketchSimplification(**case["config"]).eval()
+    state = rule_state(network.state_dict(), case)
+    yield from compared_keys(state, case)
+    network.load_state_dict(state)
+    for call in case["calls"]:
+        drawing = tensor(case["inputs"][call["image"]])
+        with torch.no_grad():
+            yield from named(call["name"], {"out": network(drawing), "inverted": 1 - network(1 - drawing)}, expected)
+
+
+def rule_state(state: dict[str, torch.Tensor], case: dict) -> dict[str, torch.Tensor]:
+    """Weights by the rule for these keys, those of two or more dimensions times the case's gain."""
+    gain = case.get("weight_gain", 1.0)
+    filled = {key: torch.from_numpy(uniform(key, value.shape, *weight_rule(key, value.shape)))
+              for key, value in state.items()}
+    return {key: value * gain if value.ndim > 1 else value for key, value in filled.items()}
+
+
+def compared_keys(state: dict[str, torch.Tensor], case: dict) -> Iterator[tuple]:
+    """Names and shapes in their order, where the case lists them."""
+    if "state_dict" in case:
+        yield "state_dict", [[key, list(value.shape)] for key, value in state.items()], \
+            [[key, shape] for key, shape in case["state_dict"].items()]
+
+
+def named(call: str, outputs: dict, expected: dict) -> Iterator[tuple]:
+    """Outputs of one call beside what is expected."""
+    yield from ((f"{call}/{part}", out, expected.get(f"{call}/{part}")) for part, out in outputs.items())
+
+
 HANDLERS = {
+    ("vgen-unets-methods", "midas"): replay_midas,
+    ("vgen-unets-methods", "pidinet"): replay_pidinet,
+    ("vgen-unets-methods", "sketch"): replay_sketch,
     ("vgen-unets-methods", "canny"): replay_canny,
     ("vgen-unets-methods", "palette"): replay_palette,
     ("vgen-unets-methods", "masks"): replay_masks,

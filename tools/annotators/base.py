@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tools import media
 from tools.errors import UserError
@@ -41,6 +42,32 @@ class Annotator:
     def draw(self, maps: Tensor) -> np.ndarray:
         """Maps for the eye, uint8 [F, H, W, 3]; here those of one channel in [0, 1] as they are, in grey."""
         return as_pictures(maps.expand(-1, 3, -1, -1))
+
+
+class NetworkAnnotator(Annotator):
+    """Base class of annotators that ask a network, `predict`.
+
+    Args:
+        device: where the network runs; maps come back to where the frames are.
+        chunk: frames at a time.
+        multiple: sides of pictures that the network takes are multiples of this; others are extended to the right and
+            below by their last pixels, and the maps cut.
+    """
+
+    def __init__(self, device: str, chunk: int, multiple: int = 1):
+        self.device, self.chunk, self.multiple = device, chunk, multiple
+
+    def predict(self, frames: Tensor) -> Tensor:
+        """Maps [n, C, H, W] of frames [n, 3, H, W] in [0, 1], n at most `chunk`, H and W multiples of `multiple`."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor) -> Tensor:
+        height, width = check_frames(frames).shape[-2:]
+        margins = (0, -width % self.multiple, 0, -height % self.multiple)
+        maps = [self.predict(pad(part.float().to(self.device), margins, mode="replicate"))
+                for part in frames.split(self.chunk)]
+        return torch.cat(maps)[..., :height, :width].to(frames.device)
 
 
 def as_frames(pictures: np.ndarray) -> Tensor:

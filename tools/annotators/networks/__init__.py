@@ -1,0 +1,1 @@
+"""Networks that annotators ask, in the layouts of their published weights."""
