@@ -64,7 +64,8 @@ def load_file(path: str) -> dict:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no dict
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([torch.nn.ParameterDict]):  # holds tensors, in text embedding files
+            return torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"weights '{path}' are damaged or not safetensors ({error}); fetch the file again") from error
     except (EOFError, RuntimeError, zipfile.BadZipFile, OSError) as error:

@@ -71,14 +71,14 @@ def per_frame(x: Tensor, rows: int) -> Tensor:
     return x if x.shape[0] == rows else x.repeat_interleave(rows // x.shape[0], dim=0)
 
 
-def add_branch(x: Tensor, layer: nn.Module, silent: bool) -> Tensor:
-    """x + layer.branch(x), or x where the branch is switched off.
+def add_branch(x: Tensor, layer: nn.Module, silent: bool, *told) -> Tensor:
+    """x + layer.branch(x, *told), or x where the branch is switched off.
 
     With gradients a silent branch adds nothing but its parameters to the graph: distributed training waits for the
     gradient of every one of them.
     """
     if not silent:
-        return x + layer.branch(x)
+        return x + layer.branch(x, *told)
     if not torch.is_grad_enabled():
         return x
     return x + 0 * sum(p.sum() for p in layer.parameters() if p.requires_grad)
@@ -246,22 +246,22 @@ class TemporalTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList(block(inner, n_heads, d_head) for _ in range(depth))
         self.proj_out = zero_init(TokenConv1d(inner, in_channels))
 
-    def run_blocks(self, tokens: Tensor) -> Tensor:
-        """tokens [(b h w), f, inner]; blocks with further inputs override this."""
+    def run_blocks(self, tokens: Tensor, *told) -> Tensor:
+        """tokens [(b h w), f, inner]; told: what `forward` was given besides, for blocks that override this."""
         for block in self.transformer_blocks:
             tokens = block(tokens)
         return tokens
 
-    def branch(self, x: Tensor) -> Tensor:
+    def branch(self, x: Tensor, *told) -> Tensor:
         """What is added to x [b, c, f, h, w]."""
         b, _, _, h, w = x.shape
         tokens = self.norm(x).permute(0, 3, 4, 2, 1).flatten(0, 2)
-        tokens = self.proj_out(self.run_blocks(self.proj_in(tokens)))
+        tokens = self.proj_out(self.run_blocks(self.proj_in(tokens), *told))
         return tokens.unflatten(0, (b, h, w)).permute(0, 4, 3, 1, 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [b, c, f, h, w]."""
-        return add_branch(x, self, self.use_image_dataset or (self.still_identity and x.shape[2] == 1))
+    def forward(self, x: Tensor, *told) -> Tensor:
+        """x [b, c, f, h, w]; told: further inputs of the blocks, where a method's blocks have some."""
+        return add_branch(x, self, self.use_image_dataset or (self.still_identity and x.shape[2] == 1), *told)
 
 
 class FrameConv3d(nn.Conv3d):

@@ -37,7 +37,11 @@ class UNetSD_T2VBase(UNetSD):
             [b, out_dim, f, h, w].
         """
         self.check_size(*x.shape[-2:])
+        return self.backbone(x, self.embed(t, fps, t_w), self.text_or_null(y, x.shape[0]))
+
+    def embed(self, t: Tensor, fps: Tensor | None = None, t_w: Tensor | None = None) -> Tensor:
+        """Embedding [b, E] of time and of what else is a number; arguments as in `forward`."""
         emb = self.embed_time(t, t_w)
         if self.fps_embedding is not None and fps is not None:
             emb = emb + self.embed_scalar(self.fps_embedding, fps)
-        return self.backbone(x, emb, self.text_or_null(y, x.shape[0]))
+        return emb
