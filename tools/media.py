@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from tools.errors import UserError
 from tools.files import replacing
+from tools.gif import write_gif
 from tools.grids import contact_sheet, video_grid  # noqa: F401 - the one door to pictures and videos
 
 log = logging.getLogger(__name__)
@@ -226,7 +227,9 @@ def _reason(error: Exception) -> str:
 
 
 def write_video(path, frames: Iterable[np.ndarray], fps: float) -> Path:
-    """Write an H.264 MP4 (yuv420p, for every player) and return its path; a single frame becomes `{path}.png`.
+    """Write an H.264 MP4 (yuv420p, for every player), or a GIF where the suffix says so, and return its path.
+
+    A single frame becomes `{path}.png`.
 
     Args:
         frames: uint8 [H, W, 3] each, of one size; an array [F, H, W, 3] or any iterable, consumed as it is written.
@@ -243,6 +246,8 @@ def write_video(path, frames: Iterable[np.ndarray], fps: float) -> Path:
         raise ValueError(f"no frame to write to '{path}'")
     if len(opening) == 1:
         return write_png(path.with_name(path.name + ".png"), opening[0])
+    if path.suffix == ".gif":
+        return write_gif(path, itertools.chain(opening, frames), fps)
     height, width = opening[0].shape[:2]
     if height % 2 or width % 2:
         log.info("'%s': %dx%d is odd, extended by one pixel for yuv420p", path, width, height)
