@@ -10,9 +10,6 @@ import pkgutil
 from collections.abc import Callable
 
 METHODS = {
-    "HiGen": ["UNetSD_HiGen", "TextContextCrossTransformerMultiLayer", "inference_higen_entrance", "higen"],
-    "SR600": ["UNetSD_SR600", "Fourier_filter", "DiffusionDDIMSR", "inference_sr600_entrance",
-              "inference_tft2v_sr600_entrance"],
     "TF-T2V": ["inference_tft2v_entrance"],
     "VideoComposer": ["inference_tft2v_vcomposer_entrance", "inference_videolcm_vcomposer_entrance"],
     "DreamVideo": ["inference_dreamvideo_entrance", "train_dreamvideo_entrance", "pretrain_dreamvideo",

@@ -12,20 +12,25 @@ import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import ParameterDict
 
 from tests.goldens.reader import tensor
 from tests.replays import LeftOut, not_built, toys
 from tests.replays.pictures import engine_picture
-from tools import noise, runtime
+from tools import media, noise, runtime
+from tools.checkpoint import load_file
 from tools.cli import parse
 from tools.config import is_training, load_config
+from tools.diffusions import dpm_solver
 from tools.engines.sample import Sampling
+from tools.errors import UserError
 from tools.registry import ENGINE, load_components
 
 RUN_AS_ORIGINAL = ["device", "cpu"]
@@ -102,13 +107,44 @@ def checkpoint(content: dict):
 
 
 @contextlib.contextmanager
+def rule_videos(entries: dict) -> Iterator[None]:
+    """Let every path that matches one of the patterns hold a video whose frame i is the rule's picture `{key}/{i}`."""
+
+    def entry(path) -> dict:
+        for pattern, found in entries.items():
+            if fnmatch(str(path), pattern):
+                return found
+        raise UserError(f"no video file '{path}'")
+
+    def probe_video(path) -> media.VideoInfo:
+        found = entry(path)
+        return media.VideoInfo(float(found["fps"]), found["total"], *found["size"])
+
+    def read_frames(path, indices) -> np.ndarray:
+        found = entry(path)
+        width, height = found["size"]
+        return np.stack([np.asarray(engine_picture(f"{found['key']}/{i}", height, width)) for i in indices])
+
+    if not entries:
+        yield
+        return
+    with mock.patch.multiple(media, probe_video=probe_video, read_frames=read_frames):
+        yield
+
+
+def independent_increments(x: Tensor, k_sigmas: Tensor, generator=None) -> dpm_solver.BrownianIncrements:
+    """The solver's noise drawn on the compute device, where cases replace it by rule."""
+    return dpm_solver.BrownianIncrements(x, generator)
+
+
+@contextlib.contextmanager
 def recording(record: Record) -> Iterator[None]:
     """Note every video on its way to the writer: path, tensor [1, 3, F, H, W], prompt."""
     write = Sampling._write
 
     def noting(self, request, video):
-        caption = request.item.caption + self.cfg.positive_prompt
-        record.videos.append((self._path(request).as_posix(), video.transpose(0, 1)[None], [caption]))
+        record.videos.append((self._path(request).as_posix(), video.transpose(0, 1)[None],
+                              [self.engine.prompt(request.item)]))
         write(self, request, video)
 
     with mock.patch.object(Sampling, "_write", noting):
@@ -145,7 +181,9 @@ def run_task(case: dict) -> Record:
     device_randn, record.draws = toys.device_draws(case.get("device_noise_rule"))
     device_randint = toys.device_integers(case.get("randint_values", [])[USED_DRAWS.get(case["task"], slice(None))])
     with mock.patch.object(noise, "device_randn", device_randn), \
-            mock.patch.object(noise, "device_randint", device_randint), recording(record):
+            mock.patch.object(noise, "device_randint", device_randint), recording(record), \
+            mock.patch.object(dpm_solver, "brownian_noise", independent_increments), \
+            rule_videos(case.get("videos", {})):
         engine = ENGINE.get(cfg.TASK_TYPE)(cfg)
         engine.batch_loss = keeping_losses(engine.batch_loss, record.losses)
         engine.run()
@@ -158,8 +196,9 @@ def run_task(case: dict) -> Record:
 
 
 def parameters(module) -> dict[str, Tensor]:
-    """A module's parameters by name; none without a module."""
-    return {} if module is None else {name: value.detach() for name, value in module.named_parameters()}
+    """A module's parameters by name, those of its parts by the last word of theirs; none without a module."""
+    named = [] if module is None else module.named_parameters()
+    return {name.rsplit(".", 1)[-1]: value.detach() for name, value in named}
 
 
 def keeping_losses(batch_loss, losses: list[float]):
@@ -178,8 +217,10 @@ def all_files() -> list[str]:
 
 def layout(file: str) -> dict:
     """Keys of a weights file's parts, and its step."""
-    content = torch.load(file, weights_only=True)
-    return {key: sorted(value) if isinstance(value, dict) else value for key, value in content.items()}
+    content = load_file(file)
+    if isinstance(content, Tensor):
+        return list(content.shape)
+    return {key: sorted(value) if isinstance(value, dict | ParameterDict) else value for key, value in content.items()}
 
 
 def videos(case: dict, record: Record, expected: dict) -> Iterator[tuple]:
@@ -244,8 +285,8 @@ def meta(case: dict, record: Record, wanted: dict) -> Iterator[tuple]:
 
 
 def shapes(told: dict) -> dict:
-    """Shape of every condition of a call; None where the condition is None."""
-    return {key: None if value is None else list(torch.as_tensor(value).shape)
+    """Shape of every condition of a call; a plain number or None as it is."""
+    return {key: list(value.shape) if isinstance(value, Tensor) else value
             for key, value in told.items() if key not in ("x", "t")}
 
 

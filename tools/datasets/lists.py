@@ -53,6 +53,34 @@ def read_prompts(file) -> list[Item]:
     return [_prompt(file, line, text) for line, text in _lines(file, "caption")]
 
 
+def read_prompts_or_pairs(file) -> list[Item]:
+    """Items of a list of captions, or of `path|||caption` lines, whichever the first line is.
+
+    Raises:
+        UserError: as `read_prompts` and `read_pairs`.
+    """
+    (_, first), *_ = _lines(file, "caption or path|||caption")
+    return read_pairs(file) if SEPARATOR in first else read_prompts(file)
+
+
+def read_fields(file, form: str) -> list[list[str]]:
+    """Fields of each line of a list with other columns; any of them may be empty.
+
+    Args:
+        file: the list.
+        form: what a line holds, `path|||folder|||prompt`; every line has as many fields.
+
+    Raises:
+        UserError: the file is missing, not UTF-8 or has no item; a line has another number of fields.
+    """
+    rows = [(line, [field.strip() for field in text.split(SEPARATOR)]) for line, text in _lines(file, form)]
+    for line, fields in rows:
+        if len(fields) != form.count(SEPARATOR) + 1:
+            raise UserError(f"list file '{file}', line {line}: expected {form}, found "
+                            f"'{_short(SEPARATOR.join(fields))}'")
+    return [fields for _, fields in rows]
+
+
 def clean_name(caption: str, keep: str = "") -> str:
     """Caption as part of a file name: only word characters, blanks turned into `_`; long ones end in a hash.
 

@@ -1,5 +1,8 @@
 """`DiffusionDDIMSR`: the two processes of video super-resolution by inversion and re-denoising."""
+import torch
+
 from tools.diffusions.gaussian import GaussianDiffusion
+from tools.diffusions.guidance import Kwargs
 from tools.diffusions.options import check_keys, schedule_table
 from tools.diffusions.schedules import sigma_schedule
 from tools.errors import UserError
@@ -27,6 +30,16 @@ class DiffusionDDIMSR:
     def __init__(self, reverse_diffusion: dict, forward_diffusion: dict):
         self.reverse_diffusion = _process("reverse_diffusion", reverse_diffusion)
         self.forward_diffusion = _process("forward_diffusion", forward_diffusion)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Length T of the process that denoises."""
+        return self.forward_diffusion.num_timesteps
+
+    def loss(self, x0: torch.Tensor, t: torch.Tensor, model, model_kwargs: Kwargs | None = None,
+             noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Training loss of each sample, [B], by the process that denoises; see `GaussianDiffusion.loss`."""
+        return self.forward_diffusion.loss(x0, t, model, model_kwargs, noise)
 
 
 def _process(name: str, section: dict) -> GaussianDiffusion:

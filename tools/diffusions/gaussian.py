@@ -4,7 +4,7 @@ import torch
 from tools.diffusions import dpm_solver
 from tools.diffusions.guidance import Guidance, conditional_kwargs, prepare
 from tools.diffusions.options import check_choice
-from tools.diffusions.predictions import eps_from_x0, restrict_x0, x0_from_eps, x0_from_v
+from tools.diffusions.predictions import eps_from_x0, restrict_x0, v_from_x0, x0_from_eps, x0_from_v
 from tools.diffusions.samplers import batch_of, randn_like, run_steps
 from tools.diffusions.tables import lookup
 from tools.errors import UserError
@@ -46,6 +46,18 @@ class GaussianDiffusion:
         """x_t from x_0; draws normal noise when `noise` is None."""
         alpha, sigma = self.alpha_sigma(t, x0)
         return alpha * x0 + sigma * (randn_like(x0) if noise is None else noise)
+
+    def loss(self, x0: torch.Tensor, t: torch.Tensor, model, model_kwargs=None,
+             noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Mean squared error of each sample, [B], in what the network predicts (noise or velocity).
+
+        Args:
+            noise: as x0; drawn when None.
+        """
+        noise = randn_like(x0) if noise is None else noise
+        out = model(self.diffuse(x0, t, noise), t, **(model_kwargs or {}))
+        target = noise if self.prediction_type == "eps" else v_from_x0(x0, noise, *self.alpha_sigma(t, x0))
+        return ((out - target) ** 2).flatten(1).mean(dim=1)
 
     def denoise(self, xt: torch.Tensor, t: torch.Tensor, s: torch.Tensor | None, model, model_kwargs=None,
                 guide_scale: float | None = None, guide_rescale: float | None = None, clamp: float | None = None,
