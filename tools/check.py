@@ -40,7 +40,7 @@ def check(cfg: Config) -> str:
     modules = {name: _build(cfg, name, engine) for name in getattr(engine, "sections", ())}
     sections = dict.fromkeys(modules)
     if training:
-        sections |= dict.fromkeys(_check_training_sections(cfg))
+        sections |= dict.fromkeys(_check_training_sections(cfg, getattr(engine, "clip_section", "vid_dataset")))
     plan = _largest_batch(cfg) if training else (cfg.batch_size, cfg.max_frames)
     lines = [f"task {cfg.TASK_TYPE}: {'training' if training else 'sampling'}, {plan[0]} x {plan[1]} frames of "
              f"{cfg.resolution[0]}x{cfg.resolution[1]}", "", *_component_lines(cfg, modules), ""]
@@ -71,9 +71,9 @@ def _build(cfg: Config, name: str, engine: type) -> object:
         return registry.build(section, **given)
 
 
-def _check_training_sections(cfg: Config) -> list[str]:
+def _check_training_sections(cfg: Config, clips: str) -> list[str]:
     """Check the sections of training that cannot be built without data or weights; returns their names."""
-    names = sorted({"img_dataset" if frames == 1 else "vid_dataset" for frames in cfg.frame_lens})
+    names = sorted({"img_dataset" if frames == 1 else clips for frames in cfg.frame_lens})
     for name in names:
         section = cfg.get(name)
         if section is None:

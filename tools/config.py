@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 BASE_FILE = "configs/base.yaml"
 INCLUDES = ("_BASE_RUN", "_BASE_MODEL")
+# What the names of tasks that train begin with; InstructVideo's has another name in the original.
+TRAINING_TASKS = ("train", "t2v_instructvideo")
 
 
 class MissingKey(UserError, AttributeError):
@@ -116,7 +118,7 @@ def load_config(cfg_file: str | None, overrides: Sequence[str] = (), debug: bool
 
 def is_training(task: Any) -> bool:
     """Whether a task trains, by its name; such tasks never read a second file."""
-    return isinstance(task, str) and task.startswith("train")
+    return isinstance(task, str) and task.startswith(TRAINING_TASKS)
 
 
 def local_path(cfg_file: str) -> str:

@@ -178,6 +178,8 @@ TRAINING = {
     "viz_interval": Key(int, 1000, "steps between previews", minimum=1),
     "eval_interval": Key(int, 0, "steps between evaluations on held-out data, where the task has one; 0: never",
                          minimum=0),
+    "eval_interval": Key(int, 0, "steps between evaluations on held-out data, where the task has one; 0: never",
+                         minimum=0),
     "log_interval": Key(int, 100, "steps between log lines", minimum=1),
     "tensorboard": Key(bool, True, "write TensorBoard events beside metrics.jsonl"),
 }
@@ -194,6 +196,8 @@ AUTOENCODER_TRAINING = {
 SAMPLING = {
     "test_list_path": Key(str, REQUIRED, "list file: one prompt, or image|||prompt, per line"),
     "test_model": Key(str | None, REQUIRED, "checkpoint of the denoiser"),
+    "loras": Key(dict[str, float], {}, "LoRA files merged into the denoiser, with their scales: {file: 0.8}; training "
+                                       "starts from the merged weights"),
     "loras": Key(dict[str, float], {}, "LoRA files merged into the denoiser, with their scales: {file: 0.8}; training "
                                        "starts from the merged weights"),
     "vldm_cfg": Key(str | None, None, "YAML of the training run; its values stand behind this file's"),

@@ -41,11 +41,13 @@ class Engine:
         sections: keys of the YAML sections that `build` makes components of; the one that is trained comes first.
         frozen_copies: copies of the trained module that training keeps beside it and does not train.
         reseeds: `seeding sequential` starts the random streams anew for every prompt, as the original's task does.
+        clip_section: key of the section that describes the training clips.
     """
 
     sections: tuple[str, ...] = ()
     reseeds = False
     frozen_copies = 0
+    clip_section = "vid_dataset"
 
     @classmethod
     def for_config(cls, cfg) -> type["Engine"]:
@@ -115,6 +117,17 @@ class Engine:
         """What the plain weights file holds of the trained module's state dict, in the layout that users have."""
         return state
 
+    def weights_file(self, kind: str, step: int) -> str:
+        """Name of that file; kind: `non_ema` or `ema`."""
+        return f"{kind}_{step:08d}.pth"
+
+    def beside_weights(self, trainer: Trainer) -> dict:
+        """What else that file holds, for users who expect it there."""
+        return {}
+
+    def training_begins(self, trainer: Trainer) -> None:
+        """Called once, before the first update of a run that starts afresh."""
+
     def batch_loss(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Scalar loss of one batch, through `self.network`, and further scalars to log."""
         raise NotImplementedError
@@ -131,6 +144,10 @@ class Engine:
 
     def preview(self, step: int, batch: dict) -> None:
         """Draw what the model does now; nothing by default."""
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Figures of what the model does now on data that it is not trained on; none by default."""
+        return {}
 
     def weight_digest(self, section: str) -> str | None:
         """Digest of the weights file that a section names; None where it names none."""
@@ -156,7 +173,7 @@ class Engine:
     def dataset(self):
         """Dataset of this rank and its batch size."""
         frames, batch_size, fps = self.rank_plan()
-        name = "img_dataset" if frames == 1 else "vid_dataset"
+        name = "img_dataset" if frames == 1 else self.clip_section
         section = self.cfg[name]
         if section is None:
             raise UserError(f"section '{name}' is missing; frame_lens {self.cfg.frame_lens} asks for it")

@@ -11,6 +11,7 @@ from tools.embedders.features import text_tokens
 from tools.engines.engine import Engine
 from tools.engines.latent_cache import cached_latents
 from tools.errors import UserError
+from tools.models import lora, lora_files
 from tools.models.attention import set_attention_backend
 from tools.registry import AUTO_ENCODER, DIFFUSION, EMBEDDER, MODEL, PRETRAIN, VISUAL
 
@@ -40,13 +41,16 @@ class LatentDiffusion(Engine):
                             f"{self.diffusion.num_timesteps} steps")
         self.model = MODEL.build(cfg.UNet, **self.network_options(cfg))
         if self.mode == "sample":
-            checkpoint.load_into(self.model, checkpoint.load_state(cfg.test_model),
+            checkpoint.load_into(self.model, self.sampled_state(),
                                  f"test_model '{cfg.test_model}' into {cfg.UNet['type']}")
+            self.adapt()
             self.model.eval().requires_grad_(False)
             if cfg.compile:
                 self.model.compile()
-        elif cfg.Pretrain:
-            self.model, self.first_step = PRETRAIN.build(cfg.Pretrain, model=self.model)
+        else:
+            if cfg.Pretrain:
+                self.model, self.first_step = PRETRAIN.build(cfg.Pretrain, **self.pretrain_options())
+            self.adapt()
         self.network = self.model.to(device)
         self.visual = VISUAL.build(cfg.visual_train) if self.mode == "train" and cfg.visual_train else None
 
@@ -67,6 +71,24 @@ class LatentDiffusion(Engine):
         """
         keys = getattr(MODEL.get(cfg.UNet["type"]), "config_keys", ())
         return {"config": {key: cfg.get(key) for key in keys}} if keys else {}
+
+    def sampled_state(self) -> dict[str, torch.Tensor]:
+        """Weights that are sampled from."""
+        return checkpoint.load_state(self.cfg.test_model)
+
+    def pretrain_options(self) -> dict:
+        """Arguments that the engine gives to the strategy which puts the first weights into the denoiser."""
+        return {"model": self.model}
+
+    def adapt(self) -> None:
+        """Merge LoRA files into the denoiser, and put the pairs that are trained instead of its weights beside them."""
+        cfg = self.cfg
+        lora_files.merge(self.model, [(lora_files.load(file, self.model), scale) for file, scale in cfg.loras.items()])
+        if self.mode == "train" and cfg.lora_rank:
+            lora.attach(self.model, cfg.lora_rank, cfg.lora_alpha)
+            lora.train_pairs_only(self.model)
+            if cfg.lora_start:
+                lora_files.load_pairs(self.model, lora_files.load(cfg.lora_start, self.model))
 
     # What a method fills in.
 
@@ -126,6 +148,13 @@ class LatentDiffusion(Engine):
 
     def trainable(self) -> torch.nn.Module:
         return self.model
+
+    def weights(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """All of them, or the pairs where those are trained alone."""
+        return lora_files.pairs_of(state, self.cfg.lora_rank, self.cfg.lora_alpha) if self.cfg.lora_rank else state
+
+    def weights_file(self, kind: str, step: int) -> str:
+        return super().weights_file(f"lora_{kind}" if self.cfg.lora_rank else kind, step)
 
     def dataset(self):
         dataset, batch_size = super().dataset()
@@ -220,6 +249,11 @@ class LatentDiffusion(Engine):
         """Batch of conditions' raw material for sampling; draws of a request come from its generator."""
         return {"caption": [self.prompt(item) for item in items]}
 
+    def initial_noise(self, generators: list) -> torch.Tensor:
+        """Where sampling starts, [B, c, F, h, w]: one draw for each request, which do not depend on the device."""
+        draws = [noise.cpu_randn((1, *self.latent_shape()), generator=g) for g in generators]
+        return torch.cat(draws).to(self.runtime.device)
+
     @torch.no_grad()
     def generate(self, items: list, generators: list, progress=None) -> list[torch.Tensor]:
         """Videos [F, 3, H, W] in [-1, 1] of the items.
@@ -231,8 +265,8 @@ class LatentDiffusion(Engine):
         """
         batch = self.request(items, generators)
         conditions = self.conditions(batch, training=False)
-        start = torch.cat([noise.cpu_randn((1, *self.latent_shape()), generator=g) for g in generators])
+        start = self.initial_noise(generators)
         # A list gives every sample of the batch draws of its own.
         source = generators if len(generators) > 1 and None not in generators else generators[0]
-        latents = self.denoise(start.to(self.runtime.device), conditions, source, progress)
+        latents = self.denoise(start, conditions, source, progress)
         return list(self.decode(latents).transpose(1, 2))

@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from tools import checkpoint, runtime
+from tools.engines.adafactor import Adafactor
 from tools.engines.annealing import AnnealingLR
 from tools.engines.batches import batches
 from tools.engines.ema import EMA
@@ -42,7 +43,7 @@ class Trainer:
         if not parameters:
             raise UserError("nothing to train: every parameter is fixed (see Pretrain.fix_weight)")
         self.parameters = parameters
-        self.optimizer = torch.optim.AdamW(parameters, lr=float(cfg.lr), weight_decay=float(cfg.weight_decay))
+        self.optimizer = self._optimizer(parameters)
         self.scaler = torch.amp.GradScaler(self.runtime.device.type, enabled=self.runtime.precision == "fp16")
         self.schedule = AnnealingLR(self.optimizer, base_lr=float(cfg.lr), warmup_steps=cfg.warmup_steps,
                                     total_steps=cfg.num_steps, decay_mode=cfg.decay_mode)
@@ -50,10 +51,13 @@ class Trainer:
         self.step = engine.first_step
         self.first_step = self.step
         self.batches_done = 0
+        self.evaluations: Metrics | None = None
 
     def run(self) -> None:
         """Train to `num_steps`, from the last checkpoint of the run folder when `resume` is set."""
         random_state = self._resume()
+        if random_state is None:
+            self.engine.training_begins(self)
         self._wrap()
         data = self._batches()
         if random_state is not None:
@@ -76,9 +80,17 @@ class Trainer:
                     self._save()
                 if self._due(self.cfg.viz_interval):
                     self._preview(batch)
+                if self.cfg.eval_interval and self._due(self.cfg.eval_interval):
+                    self._evaluate()
                 self.step += 1
                 bar.update()
         self.runtime.barrier()
+
+    def _optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        rates = {"lr": float(self.cfg.lr), "weight_decay": float(self.cfg.weight_decay)}
+        if self.cfg.optimizer == "adafactor":
+            return Adafactor(parameters, scale_parameter=False, relative_step=False, **rates)
+        return torch.optim.AdamW(parameters, **rates)
 
     def _wants_ema(self) -> bool:
         wanted = self.cfg.use_ema
@@ -158,13 +170,25 @@ class Trainer:
             self.engine.preview(self.step, batch)
         runtime.set_rng_state(state)
 
+    def _evaluate(self) -> None:
+        """Let the engine measure the model on held-out data, into `evaluation.jsonl`; training does not notice."""
+        state = runtime.rng_state()
+        self.model.eval()
+        with torch.no_grad():
+            values = self.engine.evaluate(self.step)
+        runtime.set_rng_state(state)
+        if values and self.runtime.is_main:
+            self.evaluations = self.evaluations or Metrics(self.folder, self.step, self.cfg.tensorboard, "evaluation")
+            self.evaluations.write(self.step, values)
+            log.info("step %d, held out: %s", self.step, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
+
     def _save(self) -> None:
         """Plain weights in the original's layout, and the whole state of the run."""
         folder = self.folder / "checkpoints"
         if self.runtime.is_main:
-            self._save_weights(self.model.state_dict(), folder / f"non_ema_{self.step:08d}.pth")
+            self._save_weights(self.model.state_dict(), folder / self.engine.weights_file("non_ema", self.step))
             if self.ema:
-                self._save_weights(self.ema.average, folder / f"ema_{self.step:08d}.pth")
+                self._save_weights(self.ema.average, folder / self.engine.weights_file("ema", self.step))
         rank = self.runtime.rank
         checkpoint.save_file(self._state(), folder / _state_file(rank, self.step))
         # Only when all ranks have the new state may older ones go.
@@ -176,7 +200,7 @@ class Trainer:
         weights = {key: value.to(dtype) if value.is_floating_point() else value
                    for key, value in self.engine.weights(state).items()}
         # {'state_dict', 'step'} is what users have.
-        checkpoint.save_file({"state_dict": weights, "step": self.step}, path)
+        checkpoint.save_file({"state_dict": weights, "step": self.step} | self.engine.beside_weights(self), path)
 
     def _state(self) -> dict:
         state = {"step": self.step, "first_step": self.first_step, "batches_done": self.batches_done,
@@ -241,19 +265,22 @@ class Metrics:
     """JSONL file and TensorBoard events of one run.
 
     Args:
-        folder: the run's folder; `metrics.jsonl` and `tensorboard/` go there.
+        folder: the run's folder; `{name}.jsonl` and `tensorboard/` go there.
         next_step: lines of this step and later, left by a run that was killed, are dropped.
         tensorboard: write event files as well.
+        name: of the file.
     """
 
-    def __init__(self, folder: Path, next_step: int, tensorboard: bool):
-        self.file = folder / "metrics.jsonl"
+    def __init__(self, folder: Path, next_step: int, tensorboard: bool, name: str = "metrics"):
+        self.group = "train" if name == "metrics" else name
+        self.file = folder / f"{name}.jsonl"
         kept = [line for line in self._lines() if json.loads(line)["step"] < next_step]
         checkpoint.save_text("".join(line + "\n" for line in kept), self.file)
         self.board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
-            self.board = SummaryWriter(folder / "tensorboard", purge_step=next_step)
+            own = folder / "tensorboard" / ("" if name == "metrics" else name)  # a purge is one of the whole folder
+            self.board = SummaryWriter(own, purge_step=next_step)
 
     def _lines(self) -> list[str]:
         """Whole lines of the file; a kill may have cut the last one."""
@@ -266,4 +293,4 @@ class Metrics:
             opened.write(json.dumps({"step": step, **values}) + "\n")
         if self.board:
             for key, value in values.items():
-                self.board.add_scalar(f"train/{key}", value, step)
+                self.board.add_scalar(f"{self.group}/{key}", value, step)

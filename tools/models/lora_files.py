@@ -146,6 +146,12 @@ def of_network(network: nn.Module) -> LoRA:
                  for name, pair in pairs(network).items()}, type(network).__name__)
 
 
+def pairs_of(state: dict[str, Tensor], rank: int, alpha: float | None) -> dict[str, Tensor]:
+    """The pairs in a network's state dict as they stand in a file: their factor is part of `up`."""
+    scale = lora_scale(rank, alpha)
+    return {key: scale * value if ".up_linear." in key else value for key, value in state.items() if is_lora_key(key)}
+
+
 @torch.no_grad()
 def load_pairs(network: nn.Module, lora: LoRA) -> None:
     """Let the pairs attached to a network start from `lora`.
