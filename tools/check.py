@@ -44,7 +44,8 @@ def check(cfg: Config) -> str:
     plan = _largest_batch(cfg) if training else (cfg.batch_size, cfg.max_frames)
     lines = [f"task {cfg.TASK_TYPE}: {'training' if training else 'sampling'}, {plan[0]} x {plan[1]} frames of "
              f"{cfg.resolution[0]}x{cfg.resolution[1]}", "", *_component_lines(cfg, modules), ""]
-    lines += [*_file_lines(cfg, sections, training), ""]
+    further = engine.further_files(cfg, mode) if hasattr(engine, "further_files") else []
+    lines += [*_file_lines(cfg, sections, training, further), ""]
     lines += _memory_lines(cfg, modules, training, plan, getattr(engine, "frozen_copies", 0))
     return "\n".join(lines)
 
@@ -107,11 +108,12 @@ def _parameters(module: object) -> int:
     return sum(p.numel() for p in module.parameters()) if isinstance(module, nn.Module) else 0
 
 
-def _file_lines(cfg: Config, sections: dict, training: bool) -> Iterator[str]:
+def _file_lines(cfg: Config, sections: dict, training: bool, further: list[tuple[str, str]]) -> Iterator[str]:
     yield f"{'file':9} key"
     paths = [(f"{name}.{key}", cfg[name].get(key)) for name in sections for key in SECTION_PATHS if key in cfg[name]]
     if not training:
         paths += [(key, cfg.get(key)) for key in SAMPLING_PATHS]
+    paths += further
     for key, value in paths:
         for path in value if isinstance(value, list) else [value]:
             if path:
@@ -185,6 +187,10 @@ def _conditions(cfg: Config, modules: dict, latents: torch.Tensor) -> dict[str, 
     if "image" in taken:
         picture = torch.empty(1, 3, *reversed(cfg.vit_resolution), device="meta")
         conditions["image"] = image_vectors(modules["embedder"], picture).expand(batch, -1).unsqueeze(1)
+    if hasattr(modules["UNet"], "example_conditions"):
+        examples = modules["UNet"].example_conditions(latents, tuple(reversed(cfg.resolution)))
+        return examples | {name: value for name, value in conditions.items()
+                           if name in ("y", "fps") or (name == "image" and name in examples)}
     return {name: value for name, value in conditions.items() if name in taken}
 
 

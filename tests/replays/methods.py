@@ -1,13 +1,20 @@
-"""Networks of single methods: topic vgen-unets-methods, kinds `unet` and `drop_path`."""
+"""Networks of single methods: topic vgen-unets-methods, kinds `unet`, `drop_path` and `frame_picking`."""
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import nn
 
 from tests.goldens.reader import fill_module, tensor
 from tests.replays.modules import component
 from tests.replays.stages import record_stages
+from tools.datasets.frames import BLANK, reference_clip, reference_custom_clip
+from tools.datasets.steered_clips import RandomDraws
 from tools.models.composer import ConditionDropout
+
+LOADERS = {"videocomposer_loader": reference_clip, "custom_dataset": reference_custom_clip}
+MASK_SIZE = (2, 2)
 
 # Options with which a network does what the original did, where ours refuses by default.
 AS_ORIGINAL = {"UNetSD_DreamVideo": {"unplaced_adapter": "skip"}}
@@ -68,7 +75,32 @@ def replay_drop_path(case: dict, expected: dict, path) -> Iterator[tuple]:
         yield call["name"], dropout(torch.ones(call["batch"]), *masks), expected.get(call["name"])
 
 
+def replay_frame_picking(case: dict, expected: dict, path) -> Iterator[tuple]:
+    """Frames that a loader keeps, what its slots hold (black: 0), and its reference frame."""
+    for call in case["calls"]:
+        random.seed(call["seed"])
+        np.random.seed(call["seed"])
+        draws, name = RandomDraws(None), call["name"]
+        slots = LOADERS[case["reference"]](call["fps"], call["total"], call["sample_fps"], call["max_frames"],
+                                           draws.whole)
+        kept = [frame for frame in slots if frame != BLANK]
+        reference = float(kept[reference_position(call, len(kept), case["reference"])])
+        figures = {"frames": np.array(kept), "filled": np.array([max(frame, 0.0) for frame in slots]),
+                   "vit_frame": reference, "ref_frame": reference,
+                   "mask_shape": np.array([call["max_frames"], 1, *draws.mask(*MASK_SIZE).shape])}
+        yield from ((f"{name}/{part}", value, expected[f"{name}/{part}"]) for part, value in figures.items()
+                    if f"{name}/{part}" in expected)
+
+
+def reference_position(call: dict, kept: int, loader: str) -> int:
+    """Which of the kept frames is the reference: the first, the middle one, or one that NumPy's stream draws."""
+    if loader == "videocomposer_loader" or call.get("get_first_frame"):
+        return 0
+    return np.random.randint(0, kept) if call.get("get_random_frame") else kept // 2
+
+
 HANDLERS = {
+    ("vgen-unets-methods", "frame_picking"): replay_frame_picking,
     ("vgen-unets-methods", "unet"): replay_unet,
     ("vgen-unets-methods", "drop_path"): replay_drop_path,
 }

@@ -37,6 +37,7 @@ class ProceduralVideoDataset(Dataset):
         vit_mean, vit_std: normalisation of the picture for CLIP.
         get_first_frame: the reference is the first frame, else the middle one.
         get_random_frame: the reference is a frame drawn at random (also a function of seed and index).
+        captioned: False leaves the captions empty, as those of videos that nobody has described.
 
     Items:
         video: float32 [F, 3, H, W]; ref_frame: float32 [3, H, W], one of its frames; vit_frame: float32 [3, h, w], the
@@ -51,7 +52,7 @@ class ProceduralVideoDataset(Dataset):
                  travel: Sequence[float] | None = None, vit_resolution: Sequence[int] = (64, 64),
                  mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5),
                  vit_mean: Sequence[float] = CLIP_MEAN, vit_std: Sequence[float] = CLIP_STD,
-                 get_first_frame: bool = True, get_random_frame: bool = False):
+                 get_first_frame: bool = True, get_random_frame: bool = False, captioned: bool = True):
         for name, value, least in (("length", length, 1), ("max_frames", max_frames, 1), ("seed", seed, 0),
                                    ("resolution", min(resolution), 16), ("vit_resolution", min(vit_resolution), 1)):
             if value < least:
@@ -64,6 +65,7 @@ class ProceduralVideoDataset(Dataset):
         self.mean, self.std = mean, std
         self.for_clip = vit_transforms(resolution, vit_resolution, vit_mean, vit_std)
         self.get_first_frame, self.get_random_frame = get_first_frame, get_random_frame
+        self.captioned = captioned
 
     def __len__(self) -> int:
         return self.length
@@ -82,7 +84,7 @@ class ProceduralVideoDataset(Dataset):
             "ref_frame": video[reference],
             "vit_frame": self.for_clip(Image.fromarray(frames[reference])),
             "video": video,
-            "caption": caption_of(truth),
+            "caption": caption_of(truth) if self.captioned else "",
             "key": f"{self.seed}-{index:08d}",
             "fps": self.fps,
             "truth": self._collatable(truth),

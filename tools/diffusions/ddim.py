@@ -35,6 +35,8 @@ class DiffusionDDIM:
         noise_strength: strength of the offset noise, one extra draw per channel and frame added to training noise.
         noise_sampling_method, noise_alpha: how the noise of a clip's frames hangs together, in training and where
             sampling starts; see `noise_strategies`.
+        coherence: weight of the coherence loss of TF-T2V (arXiv 2312.15770) beside the ordinary one: squared error
+            of the differences between neighbouring frames of the network's output. The paper's weight is 0.1.
 
     Raises:
         UserError: unknown name or key.
@@ -43,7 +45,7 @@ class DiffusionDDIM:
     def __init__(self, schedule: str = "linear_sd", schedule_param: dict | None = None, mean_type: str = "eps",
                  var_type: str = "learned_range", loss_type: str = "mse", epsilon: float = 1e-12,
                  rescale_timesteps: bool = False, noise_strength: float = 0.0,
-                 noise_sampling_method: str = "vanilla", noise_alpha: float = 1.0):
+                 noise_sampling_method: str = "vanilla", noise_alpha: float = 1.0, coherence: float = 0.0):
         check_choice("mean_type", mean_type, MEAN_TYPES)
         check_choice("var_type", var_type, VAR_TYPES)
         check_choice("loss_type", loss_type, losses.LOSS_TYPES)
@@ -55,6 +57,7 @@ class DiffusionDDIM:
         self.epsilon = epsilon
         self.rescale_timesteps = rescale_timesteps
         self.noise_strength = noise_strength
+        self.coherence = coherence
         self.strategy = noise_strategy(noise_sampling_method, noise_alpha)
 
     # The forward process q.

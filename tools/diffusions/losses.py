@@ -23,7 +23,10 @@ def training_loss(process, x0, t, model, model_kwargs=None, noise=None, weight=N
         return _weighted(bits * process.num_timesteps if process.loss_type == "rescaled_kl" else bits, weight)
 
     mean_out, variance_out = process.split(out)
-    loss = _weighted(_distance(process, mean_out, _target(process, x0, xt, t, noise), loss_mask), weight)
+    target = _target(process, x0, xt, t, noise)
+    loss = _weighted(_distance(process, mean_out, target, loss_mask), weight)
+    if process.coherence and x0.shape[2] > 1:
+        loss = loss + process.coherence * _weighted(incoherence(mean_out, target), weight)
     if use_div_loss and process.mean_type == "eps" and x0.shape[2] > 1:
         loss = loss + _diversity(process.predict_x0(out, xt, t))
     if variance_out is not None:
@@ -61,6 +64,11 @@ def _distance(process, out, target, mask):
     else:
         elements = difference**2
     return elements.flatten(1).mean(dim=1)
+
+
+def incoherence(out, target):
+    """Squared error of the changes from frame to frame, mean of each sample [B]; out, target: [B, C, F, h, w]."""
+    return ((out - target).diff(dim=2) ** 2).flatten(1).mean(dim=1)
 
 
 def _diversity(x0):

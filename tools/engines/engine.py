@@ -102,6 +102,11 @@ class Engine:
         """Videos, frames, width and height that are denoised together when a configuration samples."""
         return cfg.batch_size, cfg.max_frames, *cfg.resolution
 
+    @classmethod
+    def further_files(cls, cfg, mode: str) -> list[tuple[str, str]]:
+        """(key, path) of files that a run reads beside those that its sections name; for `--check`."""
+        return []
+
     def check(self) -> None:
         """Refuse settings that cannot work, before anything is loaded or written."""
 
@@ -172,7 +177,11 @@ class Engine:
 
     def dataset(self):
         """Dataset of this rank and its batch size."""
-        frames, batch_size, fps = self.rank_plan()
+        return self.dataset_of(self.rank_plan())
+
+    def dataset_of(self, plan: tuple[int, int, int]):
+        """Dataset for (frames, batch size, frame rate), and the batch size."""
+        frames, batch_size, fps = plan
         name = "img_dataset" if frames == 1 else self.clip_section
         section = self.cfg[name]
         if section is None:

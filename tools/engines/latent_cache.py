@@ -31,15 +31,16 @@ class LatentClips(Dataset):
         return {key: values[index] for key, values in self.content.items()}
 
 
-def cached_latents(engine, dataset: Dataset, count: int) -> LatentClips:
+def cached_latents(engine, dataset: Dataset, count: int, plan: tuple[int, int, int]) -> LatentClips:
     """The first `count` items of the dataset as latents, from the run's folder or encoded now.
 
     Args:
         engine: gives `encode`, the embedder and the configuration that names the cache.
         dataset: of pixels.
         count: how many items are kept in memory.
+        plan: (frames, batch size, frame rate) that the dataset is for.
     """
-    file = Path(engine.cfg.log_dir) / "latents" / f"{_name(engine, count)}.pt"
+    file = Path(engine.cfg.log_dir) / "latents" / f"{_name(engine, count, plan)}.pt"
     if file.is_file():
         log.info("latents of %d samples from %s", count, file)
         return LatentClips(checkpoint.load_file(file))
@@ -48,10 +49,10 @@ def cached_latents(engine, dataset: Dataset, count: int) -> LatentClips:
     return LatentClips(content)
 
 
-def _name(engine, count: int) -> str:
+def _name(engine, count: int, plan: tuple[int, int, int]) -> str:
     """Digest of all that the latents depend on."""
     cfg = engine.cfg
-    frames, _, fps = engine.rank_plan()
+    frames, _, fps = plan
     parts = {"count": count, "frames": frames, "fps": fps, "seed": cfg.seed, "scale_factor": cfg.scale_factor,
              "dataset": cfg.img_dataset if frames == 1 else cfg.vid_dataset, "autoencoder": cfg.auto_encoder,
              "weights": engine.weight_digest("auto_encoder"), "image_vector": engine.needs_image_vector,

@@ -156,10 +156,10 @@ class LatentDiffusion(Engine):
     def weights_file(self, kind: str, step: int) -> str:
         return super().weights_file(f"lora_{kind}" if self.cfg.lora_rank else kind, step)
 
-    def dataset(self):
-        dataset, batch_size = super().dataset()
+    def dataset_of(self, plan: tuple[int, int, int]):
+        dataset, batch_size = super().dataset_of(plan)
         if self.cfg.cache_latents:
-            dataset = cached_latents(self, dataset, self.cfg.cache_latents)
+            dataset = cached_latents(self, dataset, self.cfg.cache_latents, plan)
         return dataset, batch_size
 
     def batch_loss(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -122,19 +122,20 @@ class UNetSD_TFT2V(UNetSD):
         features = self.remember((*maps, *x.shape), tuple(maps.values()), lambda: self._features(maps, x, drop))
         context = self.remember(("context", frames), (text, image, histogram),
                                 lambda: self._context(text, image, histogram, frames, drop))
+        if self.training and torch.is_grad_enabled():
+            others = {"image": image, "histogram": histogram, "fps": fps}
+            features = features + self._idle({*maps, *(key for key, value in others.items() if value is not None)})
         emb = self.embed_time(t, t_w)
         if self.fps_embedding is not None and fps is not None:
             emb = emb + self.embed_scalar(self.fps_embedding, fps)
         return self.backbone(torch.cat([x, features.to(x.dtype)], dim=1), emb, context)
 
     def example_conditions(self, latents: Tensor, pixels: tuple[int, int]) -> dict[str, Tensor]:
-        """Every condition but text and image vector, empty, for latents [b, c, f, h, w] of `pixels` = (H, W)."""
+        """Every condition but the text, empty, for latents [b, c, f, h, w] of `pixels` = (height, width)."""
         batch, _, frames = latents.shape[:3]
-        maps = {key: latents.new_empty(batch, kind.channels, frames, *pixels) for key, kind in MAPS.items()
-                if kind.entry in self.entries}
-        if "histogram" in self.entries:
-            maps["histogram"] = latents.new_empty(batch, frames, self.hist_dim)
-        return maps
+        shapes = {key: (batch, kind.channels, frames, *pixels) for key, kind in MAPS.items()}
+        shapes |= {"image": (batch, 1, self.context_dim), "histogram": (batch, frames, self.hist_dim)}
+        return {key: latents.new_empty(shape) for key, shape in shapes.items() if ENTRIES[key] in self.entries}
 
     def _check_given(self, maps: dict[str, Tensor], image: Tensor | None, histogram: Tensor | None,
                      frames: int) -> None:
@@ -147,6 +148,14 @@ class UNetSD_TFT2V(UNetSD):
                                 f"'{ENTRIES[key]}' to video_compositions (now: {', '.join(self.entries)})")
             if length != frames:
                 raise UserError(f"{type(self).__name__}: condition '{key}' has {length} frames, the video {frames}")
+
+    def _idle(self, told: set[str]) -> Tensor | int:
+        """Zero that depends on the parameters of all conditions but those told: distributed training waits for the
+        gradient of every parameter, also of those that a call leaves out."""
+        names = {"image": ["pre_image_condition"], "histogram": ["hist_context_embedding"], "fps": ["fps_embedding"]}
+        names |= {key: [kind.stem, kind.mixer] for key, kind in MAPS.items()}
+        modules = [getattr(self, name, None) for key, parts in names.items() if key not in told for name in parts]
+        return 0 * sum(p.sum() for module in modules if module is not None for p in module.parameters())
 
     def _text(self, y: Tensor | None, x: Tensor) -> Tensor:
         """Text tokens [b, L, d], after what training does to them whatever the dropout."""

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from tools.world.scene import Truth, track
+from tools.world.scene import Track, Truth, track
 from tools.world.vocabulary import BACKGROUNDS, COLORS, SHAPES
 
 BANDS = 8  # stripes over the height: 8 pixels each at 64
@@ -20,19 +20,23 @@ def render(truth: Truth, frames: int, size: tuple[int, int]) -> np.ndarray:
     Returns:
         uint8 [F, H, W, 3], sRGB.
     """
-    path = track(truth, frames, size)
+    return paint(truth, track(truth, frames, size), size)
+
+
+def paint(words, path: Track, size: tuple[int, int]) -> np.ndarray:
+    """Draw anything with `shape`, `color` and `background` along a path; sizes as in `render`."""
     width, height = size
-    video = np.empty((frames, height, width, 3), np.uint8)
-    video[:] = background(truth.background, height)[None, :, None, None]
+    video = np.empty((len(path.radii), height, width, 3), np.uint8)
+    video[:] = background(words.background, height)[None, :, None, None]
     # Only a box around the object is computed: the same number of pixels for all frames, at each frame's own corner.
     side = min(math.ceil(2 * path.radii.max()) + 3, width, height)
     corners = np.floor(path.centers - side / 2).astype(int).clip(0, [width - side, height - side])
     grid = np.arange(side, dtype=np.float32) + 0.5
     x = grid[None, None, :] + (corners[:, 0] - path.centers[:, 0]).astype(np.float32)[:, None, None]
     y = grid[None, :, None] + (corners[:, 1] - path.centers[:, 1]).astype(np.float32)[:, None, None]
-    distance = signed_distance(truth.shape, x, y, path.radii[:, None, None], path.angles[:, None, None])
+    distance = signed_distance(words.shape, x, y, path.radii[:, None, None], path.angles[:, None, None])
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
-    color = np.array(COLORS[truth.color], np.float32)
+    color = np.array(COLORS[words.color], np.float32)
     for frame, alpha, (left, top) in zip(video, cover, corners):
         box = frame[top:top + side, left:left + side]
         box[:] = box + alpha * (color - box) + 0.5

@@ -1,0 +1,100 @@
+"""TF-T2V (arXiv 2312.15770): text to video, learned from captioned pictures and videos without text.
+
+Sampling is the original's. Its training was not released; after the paper, every update has two branches that share
+all weights:
+
+- the content branch learns from captioned pictures (`img_dataset`), each a video of one frame;
+- the motion branch learns from clips (`vid_dataset`). A clip without a caption is told the CLIP vector of one of its
+  frames instead (which one is the dataset's choice); one with a caption is told both, which is the paper's
+  semi-supervised setting;
+- `Diffusion.coherence`, 0.1 in the paper, weighs the coherence loss on the changes from frame to frame.
+
+What the paper leaves open: the two terms are added, the content branch times `content_weight`; each update takes
+batch_sizes['1'] / batch_sizes[F] pictures per clip, drawn at random; the text of a clip without one is the negative
+prompt; and with `p_image_zero` a whole batch of clips goes without its pictures, since sampling shows none.
+"""
+import torch
+from torch.utils.data import Dataset
+
+from tools.engines.engine import tasks
+from tools.engines.text2video import TextToVideo
+
+CONTENT = "content_"  # prefix of what the pictures add to a batch of clips
+
+
+@tasks(train=("train_tft2v_entrance",), sample=("inference_tft2v_entrance",))
+class TextFreeToVideo(TextToVideo):
+    """Text is the condition of sampling; text, or a picture of the clip, that of training."""
+
+    reseeds = True
+
+    def __init__(self, cfg, mode: str):
+        super().__init__(cfg, mode)
+        self.needs_image_vector = mode == "train"
+
+    def conditions(self, batch: dict, training: bool) -> tuple[dict, dict]:
+        positive, negative = super().conditions(batch, training)
+        if training and batch["latents"].shape[2] > 1:
+            captioned = torch.tensor([bool(caption) for caption in batch["caption"]]).to(positive["y"].device)
+            positive["y"] = torch.where(captioned.view(-1, 1, 1), positive["y"], negative["y"])
+            if torch.rand(()) >= self.cfg.p_image_zero:
+                positive["image"] = self.image_vector(batch)
+        return positive, negative
+
+    # Training.
+
+    def dataset(self):
+        clips, batch_size = super().dataset()
+        if self.rank_plan()[0] == 1 or self.cfg.img_dataset is None:
+            return clips, batch_size
+        pictures, count = self.dataset_of((1, self.cfg.batch_sizes.get("1", batch_size), 1))
+        return ClipsWithPictures(clips, pictures, max(1, count // batch_size)), batch_size
+
+    def batch_loss(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        clips, pictures = split(batch)
+        loss, values = super().batch_loss(clips)
+        if not pictures:
+            return loss, values
+        content, _ = super().batch_loss(pictures)
+        return loss + self.cfg.content_weight * content, values | {"motion_loss": loss, "content_loss": content}
+
+    def preview(self, step: int, batch: dict) -> None:
+        """Draw clips for the pictures' captions, where there are some: the clips' own need not have any."""
+        clips, pictures = split(batch)
+        if pictures:
+            captions = pictures["caption"][:len(clips["caption"])]
+            clips = {key: value[:len(captions)] for key, value in clips.items()} | {"caption": captions}
+        super().preview(step, clips)
+
+
+class ClipsWithPictures(Dataset):
+    """Items of clips, with pictures drawn at random under keys that begin with `content_`.
+
+    Args:
+        clips, pictures: datasets of items with `caption` and pixels or latents.
+        count: pictures per clip.
+    """
+
+    def __init__(self, clips: Dataset, pictures: Dataset, count: int):
+        self.clips, self.pictures, self.count = clips, pictures, count
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict:
+        drawn = [self.pictures[i] for i in torch.randint(len(self.pictures), (self.count,)).tolist()]
+        content = {key: [item[key] for item in drawn] for key in ("caption", "video", "latents") if key in drawn[0]}
+        return self.clips[index] | {CONTENT + key: torch.stack(values) if key != "caption" else values
+                                    for key, values in content.items()}
+
+
+def split(batch: dict) -> tuple[dict, dict]:
+    """Clips and pictures of a batch; no pictures: an empty dictionary."""
+    clips = {key: value for key, value in batch.items() if not key.startswith(CONTENT)}
+    pictures = {key.removeprefix(CONTENT): value for key, value in batch.items() if key.startswith(CONTENT)}
+    if pictures:
+        # Collated captions are [per clip][batch], tensors [batch, per clip, ...].
+        pictures = {key: value.transpose(0, 1).flatten(0, 1) if isinstance(value, torch.Tensor)
+                    else [caption for captions in value for caption in captions] for key, value in pictures.items()}
+        pictures["fps"] = torch.ones(len(pictures["caption"]), dtype=torch.long)
+    return clips, pictures
