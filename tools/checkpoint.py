@@ -15,6 +15,9 @@ from tools.files import replacing
 log = logging.getLogger(__name__)
 
 HUBS = ("hf://", "modelscope://")
+# Weights in a folder of the layout that diffusers and transformers write; the first that is there counts.
+WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "model.safetensors",
+                "pytorch_model.bin")
 
 
 def locate(path: str | Path) -> Path:
@@ -22,7 +25,8 @@ def locate(path: str | Path) -> Path:
 
     Args:
         path: a local path, `hf://owner/repo/file` or `modelscope://owner/repo/file`; hub files are cached by the
-            hub's own library and fetched once.
+            hub's own library and fetched once. A folder (on a hub: a name without suffix) stands for the weights that
+            diffusers or transformers wrote into it.
 
     Raises:
         UserError: the file is not there and cannot be had; says which file, where it is expected, how to get it.
@@ -31,17 +35,36 @@ def locate(path: str | Path) -> Path:
         if str(path).startswith(hub):
             return _download(hub, str(path))
     file = Path(path)
+    if file.is_dir():
+        return _weights_in(file)
     if not file.is_file():
         raise UserError(f"weights '{path}' are not there (looked for {file.absolute()}); put the file there, "
                         "or name a hub file as hf://owner/repo/file or modelscope://owner/repo/file")
     return file
 
 
+def _weights_in(folder: Path) -> Path:
+    for name in WEIGHT_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"weights: the folder '{folder}' is incomplete, it holds none of {', '.join(WEIGHT_NAMES)}")
+
+
 def _download(hub: str, path: str) -> Path:
-    parts = path.removeprefix(hub).split("/", 2)
+    parts = path.removeprefix(hub).rstrip("/").split("/", 2)
     if len(parts) < 3:
         raise UserError(f"weights '{path}': write {hub}owner/repo/file")
     repository, name = f"{parts[0]}/{parts[1]}", parts[2]
+    errors = []
+    for file in [name] if Path(name).suffix else [f"{name}/{weights}" for weights in WEIGHT_NAMES]:
+        try:
+            return _fetch(hub, path, repository, file)
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _fetch(hub: str, path: str, repository: str, name: str) -> Path:
     try:
         if hub == "hf://":
             from huggingface_hub import hf_hub_download
@@ -96,22 +119,26 @@ def strip_prefix(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch
     return chosen or state
 
 
-def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], what: str) -> None:
+def load_into(model: torch.nn.Module, state: dict[str, torch.Tensor], what: str,
+              only: Iterable[str] | None = None) -> None:
     """Strict load.
 
     Args:
         model: receives the weights; tensors are cast to its types.
         state: the weights.
         what: names the file and the component in the message.
+        only: names of the entries that the state must hold, where it is a part of the model's; None: all of them.
 
     Raises:
         UserError: names the first missing, unexpected and mis-shaped keys.
     """
     own = model.state_dict()
+    if only is not None:
+        own = {key: own[key] for key in only}
     problems = describe_mismatch(own, state)
     if problems:
         raise UserError(f"{what}: weights of another model or configuration: {problems}")
-    model.load_state_dict(state, strict=True)
+    model.load_state_dict(state, strict=only is None)
 
 
 def describe_mismatch(own: dict, state: dict) -> str:

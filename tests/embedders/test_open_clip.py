@@ -92,7 +92,7 @@ def test_the_last_layer_gives_clips_own_text_vector(arch, weights, tmp_path):
 
 
 def test_a_long_caption_is_cut_with_one_warning(caplog):
-    tokens._warn_of_cut.cache_clear()
+    tokens.warn_of_cut.cache_clear()
     with caplog.at_level(logging.WARNING):
         ids = tokens.tokenize(["word " * 40, "other " * 40, "short"], 12)
 

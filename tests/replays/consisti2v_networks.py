@@ -4,8 +4,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from tests.goldens.reader import as_array, fill_module, tensor
+from tests.goldens.reader import as_array, fill_module, tensor, uniform, weight_rule
 from tests.replays.stages import record_stages
+from tools.autoencoders.diffusers_kl import DiffusersAutoencoderKL
+from tools.embedders.clip_text import CLIPTextEmbedder
 from tools.models.blocks import FrameConv3d
 from tools.models.consisti2v.attention import TemporalAttention
 from tools.models.consisti2v.blocks import DownLevel, Signals, TemporalResnetBlock
@@ -150,6 +152,28 @@ def replay_down_block(case: dict, expected: dict, path) -> Iterator[tuple]:
         yield f"res_{index}", as_array(skip), expected[f"res_{index}"]
 
 
+@torch.no_grad()
+def replay_autoencoder(case: dict, expected: dict, path) -> Iterator[tuple]:
+    """Posterior moments and pictures of the image autoencoder."""
+    autoencoder, inputs = DiffusersAutoencoderKL(config=case["config"]), inputs_of(case)
+    yield filled(case, autoencoder.model)[1]
+    posterior = autoencoder.encode(inputs["pixels"])
+    yield "mean", posterior.mean, expected["mean"]
+    yield "logvar", posterior.logvar, expected["logvar"]
+    yield "decoded", autoencoder.decode(inputs["latents"]), expected["decoded"]
+
+
+@torch.no_grad()
+def replay_text_encoder(case: dict, expected: dict, path) -> Iterator[tuple]:
+    """Tokens of given ids, with weights under their published names."""
+    embedder = CLIPTextEmbedder(config=case["config"])
+    state = {key: torch.from_numpy(uniform(key, shape, *weight_rule(key, shape)))
+             for key, shape in case["state_dict"].items()}
+    embedder.load_published(state, case["name"])
+    yield "state_dict", embedder.published_state().keys(), state.keys()
+    yield "last_hidden_state", embedder.embed(inputs_of(case)["input_ids"]), expected["last_hidden_state"]
+
+
 HANDLERS = {("consisti2v", kind): handler for kind, handler in {
     "VideoLDMUNet3DConditionModel": replay_unet,
     "TemporalResnetBlock": replay_temporal_resnet,
@@ -158,4 +182,6 @@ HANDLERS = {("consisti2v", kind): handler for kind, handler in {
     "RotaryEmbedding": replay_rotary,
     "PositionalEncoding": replay_sinusoids,
     "VideoLDMCrossAttnDownBlock": replay_down_block,
+    "AutoencoderKL": replay_autoencoder,
+    "CLIPTextModel": replay_text_encoder,
 }.items()}

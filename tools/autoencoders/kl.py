@@ -14,8 +14,35 @@ PREFIX = "first_stage_model."
 IGNORED = ("ignore_keys", "image_key", "colorize_nlabels", "monitor", "ema_decay", "learn_logvar", "use_vid_decoder")
 
 
+class ImageAutoencoder(nn.Module):
+    """What engines ask of an autoencoder of images, in terms of `moments` and `decode`, which a class adds."""
+
+    def moments(self, x: Tensor) -> Tensor:
+        """Mean and log-variance of the latents, [N, 2 c, h, w]."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images [N, 3, H, W] of unscaled latents [N, c, h, w]."""
+        raise NotImplementedError
+
+    def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
+        """Posterior of the latents of images [N, 3, H, W]."""
+        return DiagonalGaussianDistribution(self.moments(x))
+
+    def encode_first_stage(
+        self, x: Tensor, scale_factor: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw scaled latents [N, c, h, w] of images [N, 3, H, W]; `generator` must be a CPU generator."""
+        return scale_factor * DiagonalGaussianDistribution(self.moments(x)).sample(generator)
+
+    def forward(self, x: Tensor, sample_posterior: bool = True) -> tuple[Tensor, DiagonalGaussianDistribution]:
+        """Encode and decode: (reconstruction [N, 3, H, W], posterior)."""
+        posterior = self.encode(x)
+        return self.decode(posterior.sample() if sample_posterior else posterior.mode()), posterior
+
+
 @AUTO_ENCODER.register(ignored=IGNORED)
-class AutoencoderKL(nn.Module):
+class AutoencoderKL(ImageAutoencoder):
     """Variational autoencoder between images [N, 3, H, W] in [-1, 1] and latents [N, embed_dim, h, w].
 
     Source: Rombach et al. 2022 (arXiv:2112.10752), section 3.1. Latents are used after multiplication with the
@@ -58,16 +85,6 @@ class AutoencoderKL(nn.Module):
         """Mean and log-variance of the latents, [N, 2 embed_dim, h, w]."""
         return self.quant_conv(self.encoder(x))
 
-    def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
-        """Posterior of the latents of images [N, 3, H, W]."""
-        return DiagonalGaussianDistribution(self.moments(x))
-
-    def encode_first_stage(
-        self, x: Tensor, scale_factor: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw scaled latents [N, embed_dim, h, w] of images [N, 3, H, W]; `generator` must be a CPU generator."""
-        return scale_factor * DiagonalGaussianDistribution(self.moments(x)).sample(generator)
-
     def encode_firsr_stage(
         self, x: Tensor, scale_factor: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -83,11 +100,6 @@ class AutoencoderKL(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Images [N, 3, H, W] of unscaled latents [N, embed_dim, h, w]."""
         return self.decoder(self.post_quant_conv(z))
-
-    def forward(self, x: Tensor, sample_posterior: bool = True) -> tuple[Tensor, DiagonalGaussianDistribution]:
-        """Encode and decode: (reconstruction [N, 3, H, W], posterior)."""
-        posterior = self.encode(x)
-        return self.decode(posterior.sample() if sample_posterior else posterior.mode()), posterior
 
 
 @AUTO_ENCODER.register(ignored=IGNORED)

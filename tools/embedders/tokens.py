@@ -16,7 +16,7 @@ def _tokenizer() -> open_clip.SimpleTokenizer:
 
 
 @functools.lru_cache(maxsize=1)
-def _warn_of_cut(context_length: int) -> None:
+def warn_of_cut(context_length: int) -> None:
     log.warning("a caption is longer than the text encoder's %d tokens; its end is not seen. Later ones are cut "
                 "without notice", context_length)
 
@@ -36,7 +36,7 @@ def tokenize(texts: str | Sequence[str], context_length: int) -> Tensor:
     for row, text in zip(ids, texts, strict=True):
         words = tokenizer.encode(text)
         if len(words) > context_length - 2:
-            _warn_of_cut(context_length)
+            warn_of_cut(context_length)
             words = words[:context_length - 2]
         words = [tokenizer.sot_token_id, *words, tokenizer.eot_token_id]
         row[:len(words)] = torch.tensor(words)

@@ -7,8 +7,7 @@ factory methods (`res_block`, `spatial_transformer`, ...), where it varies the d
 Sources: ModelScopeT2V (arXiv 2308.06571); I2VGen-XL (arXiv 2311.04145).
 """
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +31,7 @@ from tools.models.blocks import (
     to_video,
     zero_init,
 )
-from tools.models.conditions import ConditionCache, Remembers
+from tools.models.conditions import Remembers
 
 # Keys of published YAML files, and defaults that the original's global UNet section leaks into every network, which
 # never had an effect on any of the family.
@@ -283,26 +282,3 @@ class UNetSD(Remembers):
         if isinstance(layer, Upsample):
             return layer(x, size)
         return layer(x)
-
-    # ---- conditions that do not change between denoising steps
-
-    @contextmanager
-    def condition_cache(self) -> Iterator[None]:
-        """Inside, whatever depends on the conditions alone is computed once per condition tensor.
-
-        For sampling loops: keys and values of the cross-attentions and the features of image conditions are reused as
-        long as the same tensor objects are passed. Has no effect while gradients are enabled or in training mode;
-        weights must not change inside.
-        """
-        if self.cache is not None:
-            yield
-            return
-        holders = [m for m in self.modules() if isinstance(m, Remembers)]
-        cache = ConditionCache()
-        try:
-            for module in holders:
-                module.cache = cache
-            yield
-        finally:
-            for module in holders:
-                module.cache = None

@@ -31,7 +31,8 @@ class Signals:
 class TemporalResnetBlock(nn.Module):
     """Two convolutions over three frames each, mixed in with weight 1 - alpha (at first nothing).
 
-    The statistics of the norms are those of one frame. `time_emb_proj` has no function; the published layout holds it.
+    The statistics of the norms are those of one frame. `time_emb_proj` has no function and is not trained; the
+    published layout holds it.
     """
 
     def __init__(self, channels: int):
@@ -39,7 +40,7 @@ class TemporalResnetBlock(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1))
         self.norm1 = nn.GroupNorm(TEMPORAL_GROUPS, channels, eps=TRANSFORMER_EPS)
         self.conv1 = FrameConv3d(channels)
-        self.time_emb_proj = nn.Linear(IDLE_EMBEDDING, channels)
+        self.time_emb_proj = nn.Linear(IDLE_EMBEDDING, channels).requires_grad_(False)
         self.norm2 = nn.GroupNorm(TEMPORAL_GROUPS, channels, eps=TRANSFORMER_EPS)
         self.conv2 = FrameConv3d(channels)
 
@@ -106,11 +107,15 @@ class Level(nn.Module):
 
     def _layer(self, index: int, x: Tensor, signals: Signals) -> Tensor:
         x = self.resnets[index](x, signals.emb)
-        for name, context in (("conv3ds", ()), ("attentions", (signals.context,)), ("tempo_attns", (signals.context,))):
-            modules = getattr(self, name, ())
-            if index < len(modules):
-                x = modules[index](x, *context, signals.frames)
+        for convolution in self._at("conv3ds", index):
+            x = convolution(x, signals.frames)
+        for transformer in (*self._at("attentions", index), *self._at("tempo_attns", index)):
+            x = transformer(x, signals.context, signals.frames)
         return x
+
+    def _at(self, name: str, index: int) -> list[nn.Module]:
+        """The module of this kind that layer `index` has, if it has one."""
+        return list(getattr(self, name, ()))[index:index + 1]
 
 
 class DownLevel(Level):

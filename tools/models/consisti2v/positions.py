@@ -36,17 +36,17 @@ class RotaryEmbedding(nn.Module):
 
 
 class RelativePositionBias(nn.Module):
-    """A table of the published checkpoints that no computation reads."""
+    """A table of the published checkpoints that no computation reads; it is not trained."""
 
     def __init__(self, heads: int):
         super().__init__()
-        self.relative_attention_bias = nn.Embedding(BIAS_BUCKETS, heads)
+        self.relative_attention_bias = nn.Embedding(BIAS_BUCKETS, heads).requires_grad_(False)
 
 
 class PositionalEncoding(nn.Module):
     """[sin(p / w_0), cos(p / w_0), sin(p / w_1), ...] with w_i = 10000^(i / dim).
 
-    `dummy` has no function; the published layout holds it.
+    `dummy` has no function and is not trained; the published layout holds it.
 
     Args:
         dim: width, even.

@@ -1,4 +1,7 @@
 """The denoiser of ConsistI2V (arXiv 2402.04324), in the layout of its published weights."""
+import re
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -10,6 +13,9 @@ from tools.models.consisti2v.blocks import DownLevel, MiddleLevel, Signals, UpLe
 from tools.models.consisti2v.options import DOWN_BLOCKS, UP_BLOCKS, UNetOptions
 from tools.models.unet import takes_options_of
 from tools.registry import MODEL
+
+# Names of parameters without function, which never get a gradient.
+IDLE = re.compile(r"rotary_bias\.|pos_enc\.|conv3ds\.\d+\.time_emb_proj\.")
 
 
 @MODEL.register()
@@ -48,6 +54,23 @@ class VideoLDMUNet3DConditionModel(Remembers):
         self.conv_norm_out = nn.GroupNorm(options.norm_num_groups, widths[0], eps=options.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], options.out_channels, 3, padding=1)
         to_channels_last(self)
+
+    def train_modules(self, names: Iterable[str]) -> None:
+        """Train the parameters whose names contain one of `names` (`all`: all of them), and no others.
+
+        Those without function are left out: distributed training would wait for their gradients.
+
+        Raises:
+            UserError: a name that no parameter contains.
+        """
+        parameters = dict(self.named_parameters())
+        for name in names:
+            if name != "all" and not any(name in key for key in parameters):
+                raise UserError(f"trainable_modules: no parameter's name contains '{name}'; e.g. 'conv3ds.', "
+                                "'tempo_attns.', or 'all'")
+        for key, parameter in parameters.items():
+            chosen = any(name == "all" or name in key for name in names)
+            parameter.requires_grad_(chosen and not IDLE.search(key))
 
     def forward(self, sample: Tensor, timestep: Tensor | float, encoder_hidden_states: Tensor,
                 first_frame_latents: Tensor | None = None, frame_stride: Tensor | float | None = None) -> Tensor:
