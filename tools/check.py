@@ -23,7 +23,8 @@ HUBS = ("hf://", "modelscope://")
 # Keys of sections, and top-level keys of sampling, that name files or folders.
 SECTION_PATHS = ("pretrained", "resume_checkpoint", "sd_keys_path", "pretrained_image_keys", "data_list",
                  "data_dir_list")
-SAMPLING_PATHS = ("test_model", "test_list_path")
+SAMPLING_PATHS = ("test_model", "base_model", "identity_adapter_path", "motion_adapter_path", "text_embedding_path",
+                  "latents_path", "test_list_path")
 BYTES = 4
 GIB = 2**30
 

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 BASE_FILE = "configs/base.yaml"
 INCLUDES = ("_BASE_RUN", "_BASE_MODEL")
+SECOND_FILES = ("vldm_cfg", "subject_cfg", "motion_cfg")  # keys of sampling tasks that name further files
 # What the names of tasks that train begin with; InstructVideo's has another name in the original.
 TRAINING_TASKS = ("train", "t2v_instructvideo")
 
@@ -102,10 +103,11 @@ def load_config(cfg_file: str | None, overrides: Sequence[str] = (), debug: bool
     cfg_file = local_path(cfg_file)
     pairs = parse_overrides(overrides)
     files = read_files(cfg_file)
-    task = {"vldm_cfg": files.values.get("vldm_cfg"), "TASK_TYPE": files.values.get("TASK_TYPE")}
+    task = {key: files.values.get(key) for key in ("TASK_TYPE", *SECOND_FILES)}
     task |= {pair.name: parse_word(pair.word) for pair in pairs if pair.name in task}
-    second = None if is_training(task["TASK_TYPE"]) else read_second_file(task["vldm_cfg"])
-    layer = merge_defaults(files, default_values(), second)
+    training = is_training(task["TASK_TYPE"])
+    seconds = [] if training else [read_second_file(task["vldm_cfg"]), *read_customisations(task, files)]
+    layer = merge_defaults(files, default_values(), *seconds)
     for pair in pairs:
         apply_override(layer, pair)
     _check_keys(layer)
@@ -144,13 +146,39 @@ def read_second_file(path: str | None) -> Layer | None:
     return _read_with_includes(path, path, ())
 
 
-def merge_defaults(files: Layer, defaults: dict, second: Layer | None = None) -> Layer:
-    """What a task makes of its files: defaults, then the files, or defaults, files, second file and files again."""
+def read_customisations(task: dict, files: Layer) -> Iterator[Layer]:
+    """DreamVideo's training files, of the subject and of the motion, with what the original notes of each.
+
+    Args:
+        task: `subject_cfg` and `motion_cfg`; either may be None.
+        files: the sampling run's own.
+
+    Raises:
+        UserError: a file does not exist.
+    """
+    log_dir = files.values.get("log_dir", KEYS["log_dir"].default)
+    for whose in ("subject", "motion"):
+        path = task[f"{whose}_cfg"]
+        if not path:
+            continue
+        if not os.path.exists(path):
+            raise UserError(f"{whose}_cfg names '{path}', which does not exist; name the YAML file of the training run")
+        layer = _read_with_includes(path, path, ())
+        log_dir = layer.values.get("log_dir", log_dir)
+        layer.set((f"{whose}_log_dir",), log_dir, path)
+        if whose == "subject":
+            layer.set(("use_textInversion",), True, path)
+        yield layer
+
+
+def merge_defaults(files: Layer, defaults: dict, *seconds: Layer | None) -> Layer:
+    """What a task makes of its files: defaults, then the files, or defaults, files, second files and files again."""
     layer = Layer(defaults, DEFAULT_ORIGIN)
     merge_sections(layer, files)
-    if second is not None:
-        merge_sections(layer, second)
-        merge_sections(layer, files)
+    for second in seconds:
+        if second is not None:
+            merge_sections(layer, second)
+    merge_sections(layer, files)
     return layer
 
 

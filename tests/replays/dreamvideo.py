@@ -15,7 +15,7 @@ from tools import checkpoint
 from tools.diffusions.ddim import DiffusionDDIM
 from tools.embedders.textual_inversion import EmbeddingManager, read_vectors
 from tools.embedders.tokens import tokenize
-from tools.models.dreamvideo import split_adapters
+from tools.models.blocks import SpatialTransformer
 
 VOCABULARY = 49408
 CONTEXT = 77
@@ -135,8 +135,9 @@ def adapter_file(name: str, content: dict, again: dict, path: Path) -> Iterator[
     """An adapter's entries by the weight rule; they are the identity adapters of the network that the case names."""
     joint, _ = load_case(path.with_name("dreamvideo_joint.json"))
     network = fill_module(component("MODEL", joint["component"], joint["config"]))
-    spatial = {key: value for key, value in split_adapters(network.state_dict())[1].items() if ".1.transformer" in key
-               and "cross_attn_adapter" in key and not key.startswith("input_blocks.0.")}
+    spatial = {f"{name}.{key}": value for name, module in network.named_modules()
+               if isinstance(module, SpatialTransformer)
+               for key, value in module.state_dict().items() if "cross_attn_adapter" in key}
     for part, found in (("read", content), ("written", again)):
         yield f"{name}/{part}/keys", sorted(found["state_dict"]), sorted(spatial)
         yield f"{name}/{part}/step", found["step"], checkpoint.step_of(name)

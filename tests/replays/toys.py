@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from tests.goldens.reader import uniform
 from tools import noise
-from tools.registry import AUTO_ENCODER, DATASETS, EMBEDDER, MODEL, PRETRAIN, VISUAL
+from tools.registry import AUTO_ENCODER, DATASETS, EMBEDDER, EMBEDMANAGER, MODEL, PRETRAIN, VISUAL
 
 CONDITION_WEIGHTS = {
     "y": 1.0, "fps": 0.01, "image": 0.5, "local_image": 0.25, "y_image": 0.5, "ag_strength": 0.3, "spat_prior": 0.3,
@@ -113,6 +113,25 @@ class ToyEmbedderZero(_Toy):
 
     def forward(self, text) -> Tensor:
         return self.words(text)
+
+
+@EMBEDMANAGER.register()
+class ToyManager(nn.Module):
+    """One vector [1, 4] that is added to the first word of every text."""
+
+    def __init__(self, placeholder_strings: list[str], embedder=None):
+        super().__init__()
+        self.placeholders = placeholder_strings
+        self.manager = nn.Parameter(rule("manager", [1, 4]))
+
+    def forward(self, text, words: Tensor) -> Tensor:
+        """words [B, L, 4] -> same."""
+        return torch.cat([words[:, :1] + self.manager, words[:, 1:]], dim=1)
+
+    def content(self) -> dict:
+        """The published layout of text embedding files."""
+        return {"string_to_token": {text: torch.tensor(0) for text in self.placeholders},
+                "string_to_param": nn.ParameterDict({text: self.manager for text in self.placeholders})}
 
 
 @AUTO_ENCODER.register()

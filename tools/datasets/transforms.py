@@ -46,6 +46,12 @@ def vit_transforms(resolution: Size, vit_resolution: Size, vit_mean: Sequence[fl
     return Compose([CenterCropWide(crop), Resize(vit_size), ToTensor(), Normalize(vit_mean, vit_std)])
 
 
+def mask_transforms(resolution: Size, scale: int = 8) -> Compose:
+    """A mask at the size of the latents: nearest pixels of the crop that `train_transforms` makes, in [0, 1]."""
+    width, height = _pair(resolution)
+    return Compose([CenterCropWide((width // scale, height // scale), "nearest"), ToTensor()])
+
+
 class Resize:
     """Resize to `size`, bilinear, whatever the aspect ratio."""
 

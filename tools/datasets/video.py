@@ -51,13 +51,17 @@ class VideoDataset(ListedDataset):
         info = media.probe_video(entry.file)
         numbers = self._frames_of(entry, info, generator)
         images = [Image.fromarray(frame) for frame in media.read_frames(entry.file, numbers)]
-        reference = 0 if self.get_first_frame else len(images) // 2
+        reference = self.reference_of(len(images), generator)
         pixels = self.transforms(images)
         video = pixels.new_zeros(self.max_frames, *pixels.shape[1:])
         video[:len(images)] = pixels
         stride = max(numbers[1] - numbers[0], 1) if len(numbers) > 1 else stride_of(info.fps, self.sample_fps)
         return {"ref_frame": pixels[reference], "vit_frame": self.vit_transforms(images[reference]), "video": video,
                 "caption": entry.caption, "key": entry.key, "fps": round(info.fps / stride)}
+
+    def reference_of(self, count: int, generator: torch.Generator) -> int:
+        """Which of a clip's `count` frames stands for it."""
+        return 0 if self.get_first_frame else count // 2
 
     def _frames_of(self, entry: Entry, info: media.VideoInfo, generator: torch.Generator) -> list[int]:
         """Numbers of the frames to read, at most `max_frames`."""

@@ -118,22 +118,6 @@ class EmbeddingManager(nn.Module):
         """Squared length of every vector, [placeholders * m]."""
         return torch.cat(list(self.string_to_param_dict.values())).pow(2).sum(dim=-1)
 
-    def require_replaced(self, captions: Iterable[str], where: str) -> None:
-        """Refuse captions in which a placeholder stands without being a token of its own, as in `*.`.
-
-        Args:
-            where: what the captions are, for the message.
-
-        Raises:
-            UserError: names the first one.
-        """
-        for caption in captions:
-            ids = _ids(caption)
-            for text, token in self.string_to_token_dict.items():
-                if _mentions(text, caption) > ids.count(token):
-                    raise UserError(f"{where}: in '{caption}' the placeholder '{text}' would not be replaced, since it "
-                                    "is no token of its own there; put blanks around it")
-
     def content(self) -> dict:
         """The vectors in the published layout: {'string_to_token', 'string_to_param'}."""
         tokens = {text: torch.tensor(token) for text, token in self.string_to_token_dict.items()}
@@ -158,6 +142,30 @@ class EmbeddingManager(nn.Module):
                                 f"num_vectors_per_token is {vectors[text].shape[0]} there")
             own.copy_(vectors[text])
         self.progressive_counter = PROGRESS * self.num_vectors
+
+
+def require_replaced(captions: Iterable[str], placeholders: Iterable[str], where: str) -> None:
+    """Refuse captions in which a placeholder stands without being a token of its own, as in `*.`.
+
+    Args:
+        where: what the captions are, for the message.
+
+    Raises:
+        UserError: names the first one.
+    """
+    tokens = {text: _ids(text)[0] for text in placeholders}
+    for caption in captions:
+        ids = _ids(caption)
+        for text, token in tokens.items():
+            if mentions(text, caption) > ids.count(token):
+                raise UserError(f"{where}: in '{caption}' the placeholder '{text}' would not be replaced, since it is "
+                                "no token of its own there; put blanks around it")
+
+
+def mentions(placeholder: str, caption: str) -> int:
+    """How often a placeholder stands in a caption, glued to punctuation or not; never inside a longer word."""
+    pattern = re.escape(placeholder.lower())
+    return len(re.findall(rf"\b{pattern}\b" if placeholder.isalnum() else pattern, caption.lower()))
 
 
 def read_vectors(path: str) -> dict[str, Tensor]:
@@ -223,9 +231,3 @@ def _ids(text: str) -> list[int]:
     """Token ids of a text, without start, end and padding."""
     row = tokenize(text, context_length=77)[0]
     return row[1:int(row.argmax())].tolist()
-
-
-def _mentions(placeholder: str, caption: str) -> int:
-    """How often a placeholder stands in a caption, glued to punctuation or not; never inside a longer word."""
-    pattern = re.escape(placeholder.lower())
-    return len(re.findall(rf"\b{pattern}\b" if placeholder.isalnum() else pattern, caption.lower()))

@@ -147,6 +147,9 @@ class Engine:
     def load_training_state(self, state: dict) -> None:
         """Continue from what `training_state` returned."""
 
+    def saved(self, step: int) -> None:
+        """Called on the main rank at every checkpoint, to write what users expect in files of their own."""
+
     def preview(self, step: int, batch: dict) -> None:
         """Draw what the model does now; nothing by default."""
 

@@ -131,12 +131,8 @@ class HiGen(TextToVideo):
 
     def noise_like(self, shape: tuple[int, ...], generators: list, strength: float = 0.0) -> torch.Tensor:
         """Initial latents [B, *shape], with offset noise per channel and frame of that strength."""
-        device = self.runtime.device
-        start = torch.cat([noise.cpu_randn((1, *shape), generator=g) for g in generators]).to(device)
-        if strength:
-            start += strength * torch.cat([noise.device_randn((1, *shape[:2], 1, 1), device=device, generator=g)
-                                           for g in generators])
-        return start
+        start = torch.cat([noise.cpu_randn((1, *shape), generator=g) for g in generators])
+        return self.with_offset(start.to(self.runtime.device), generators, strength)
 
     def run_pass(self, batch: dict, content: dict, start: torch.Tensor, generators: list, progress) -> torch.Tensor:
         """Latents of one of the two passes."""

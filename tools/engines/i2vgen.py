@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 
 from tools.datasets.lists import clean_name, read_pairs
-from tools.datasets.transforms import train_transforms, vit_transforms
-from tools.embedders.features import image_vectors
+from tools.datasets.transforms import train_transforms
 from tools.engines.engine import tasks
 from tools.engines.text2video import TextToVideo
 from tools.media import read_image
@@ -28,23 +27,15 @@ class ImageToVideo(TextToVideo):
 
     def conditions(self, batch: dict, training: bool) -> tuple[dict, dict]:
         positive, negative = super().conditions(batch, training)
-        vector, local = self._vector(batch), self._local(batch)
+        vector, local = self.image_vector(batch), self._local(batch)
         null = torch.zeros_like(vector)
         if training:
-            vector = _dropped(vector, self.cfg.p_image_zero)
-            local = _dropped(local, self.cfg.p_local_image_zero)
+            vector = dropped(vector, self.cfg.p_image_zero)
+            local = dropped(local, self.cfg.p_local_image_zero)
         elif not self.cfg.use_zero_infer:
             null = None
         return (positive | {"image": vector, "local_image": local},
                 negative | {"image": null, "local_image": local})
-
-    def _vector(self, batch: dict) -> torch.Tensor:
-        """CLIP image vector [B, 1, E]."""
-        vector = batch.get("image_vector")
-        if vector is None:
-            with torch.no_grad(), self.runtime.full_precision():
-                vector = image_vectors(self.embedder, batch["vit_frame"])
-        return vector.unsqueeze(1)
 
     def _local(self, batch: dict) -> torch.Tensor:
         """Latent of the first frame, [B, c, F, h, w] with one and the same picture in all frames."""
@@ -56,12 +47,11 @@ class ImageToVideo(TextToVideo):
     def request(self, items: list, generators: list) -> dict:
         cfg, device = self.cfg, self.runtime.device
         pictures = [read_image(item.path) for item in items]
-        vit = vit_transforms(cfg.resolution, cfg.vit_resolution, cfg.vit_mean, cfg.vit_std, always_square=True)
         pixels = train_transforms(cfg.resolution, cfg.mean, cfg.std)
         local = [self.encode(pixels([picture])[None].to(device), generator)
                  for picture, generator in zip(pictures, generators, strict=True)]
         return super().request(items, generators) | {
-            "vit_frame": torch.stack([vit(picture) for picture in pictures]).to(device),
+            "vit_frame": self.for_image_encoder(pictures),
             "local_image": torch.cat(local).expand(-1, -1, cfg.max_frames, -1, -1),
         }
 
@@ -81,7 +71,7 @@ class ImageToVideo(TextToVideo):
         return f"{picture}_{world_size:02d}_{rank:02d}_{clean_name(request.item.caption)}_{request.index:02d}.mp4"
 
 
-def _dropped(condition: torch.Tensor, probability: float) -> torch.Tensor:
+def dropped(condition: torch.Tensor, probability: float) -> torch.Tensor:
     """The condition with whole samples set to zero at the given probability."""
     if not probability:
         return condition

@@ -4,10 +4,12 @@ import logging
 from collections.abc import Callable
 
 import torch
+from PIL import Image
 
 from tools import checkpoint, noise
 from tools.autoencoders.video import decode_video, encode_video
-from tools.embedders.features import text_tokens
+from tools.datasets.transforms import vit_transforms
+from tools.embedders.features import image_vectors, text_tokens
 from tools.engines.engine import Engine
 from tools.engines.latent_cache import cached_latents
 from tools.errors import UserError
@@ -42,7 +44,7 @@ class LatentDiffusion(Engine):
         self.model = MODEL.build(cfg.UNet, **self.network_options(cfg))
         if self.mode == "sample":
             checkpoint.load_into(self.model, self.sampled_state(),
-                                 f"test_model '{cfg.test_model}' into {cfg.UNet['type']}")
+                                 f"test_model '{cfg.get('test_model')}' into {cfg.UNet['type']}")
             self.adapt()
             self.model.eval().requires_grad_(False)
             if cfg.compile:
@@ -104,12 +106,13 @@ class LatentDiffusion(Engine):
         """
         raise NotImplementedError
 
-    def loss(self, latents: torch.Tensor, conditions: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Mean diffusion loss at uniformly drawn times, and what else to log."""
+    def loss(self, latents: torch.Tensor, conditions: dict,
+             loss_mask: torch.Tensor | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean diffusion loss at uniformly drawn times, and what else to log; loss_mask as in `DiffusionDDIM.loss`."""
         steps = self.cfg.opti_timesteps or self.diffusion.num_timesteps
         t = noise.device_randint(0, steps, (latents.shape[0],), device=latents.device)
         losses = self.diffusion.loss(x0=latents, t=t, model=self.network, model_kwargs=conditions,
-                                     use_div_loss=self.cfg.use_div_loss)
+                                     use_div_loss=self.cfg.use_div_loss, loss_mask=loss_mask)
         return losses.mean(), {}
 
     def denoise(self, start: torch.Tensor, conditions: tuple[dict, dict], generator=None,
@@ -198,6 +201,20 @@ class LatentDiffusion(Engine):
         """Token embeddings [1, L, d] of the negative prompt."""
         return self.words([self.cfg.negative_prompt])
 
+    def image_vector(self, batch: dict) -> torch.Tensor:
+        """CLIP image vectors [B, 1, E] of the batch's pictures, kept ones or computed now."""
+        vector = batch.get("image_vector")
+        if vector is None:
+            with torch.no_grad(), self.runtime.full_precision():
+                vector = image_vectors(self.embedder, batch["vit_frame"])
+        return vector.unsqueeze(1)
+
+    def for_image_encoder(self, pictures: list[Image.Image]) -> torch.Tensor:
+        """Pictures as sampling shows them to CLIP, [B, 3, h, w]."""
+        cfg = self.cfg
+        vit = vit_transforms(cfg.resolution, cfg.vit_resolution, cfg.vit_mean, cfg.vit_std, always_square=True)
+        return torch.stack([vit(picture) for picture in pictures]).to(self.runtime.device)
+
     @torch.no_grad()
     def encode(self, video: torch.Tensor, generator=None) -> torch.Tensor:
         """Pixels [B, F, 3, H, W] to scaled latents [B, c, F, h, w]."""
@@ -253,6 +270,14 @@ class LatentDiffusion(Engine):
         """Where sampling starts, [B, c, F, h, w]: one draw for each request, which do not depend on the device."""
         draws = [noise.cpu_randn((1, *self.latent_shape()), generator=g) for g in generators]
         return torch.cat(draws).to(self.runtime.device)
+
+    def with_offset(self, start: torch.Tensor, generators: list, strength: float) -> torch.Tensor:
+        """Noise [B, c, F, h, w] with offset noise of that strength, one draw per channel and frame of a request."""
+        if not strength:
+            return start
+        offsets = [noise.device_randn((1, *start.shape[1:3], 1, 1), device=start.device, generator=g)
+                   for g in generators]
+        return start + strength * torch.cat(offsets)
 
     @torch.no_grad()
     def generate(self, items: list, generators: list, progress=None) -> list[torch.Tensor]:

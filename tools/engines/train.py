@@ -189,6 +189,7 @@ class Trainer:
             self._save_weights(self.model.state_dict(), folder / self.engine.weights_file("non_ema", self.step))
             if self.ema:
                 self._save_weights(self.ema.average, folder / self.engine.weights_file("ema", self.step))
+            self.engine.saved(self.step)
         rank = self.runtime.rank
         checkpoint.save_file(self._state(), folder / _state_file(rank, self.step))
         # Only when all ranks have the new state may older ones go.
@@ -199,6 +200,8 @@ class Trainer:
         dtype = runtime.DTYPES[self.cfg.save_dtype]
         weights = {key: value.to(dtype) if value.is_floating_point() else value
                    for key, value in self.engine.weights(state).items()}
+        if not weights:
+            return
         # {'state_dict', 'step'} is what users have.
         checkpoint.save_file({"state_dict": weights, "step": self.step} | self.engine.beside_weights(self), path)
 
@@ -208,11 +211,16 @@ class Trainer:
                  "config": json.dumps(self.cfg, default=str)}
         if self.runtime.is_main:
             # Replicated on all ranks, so one copy is enough.
-            state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            state |= {"model": self._changing_entries(), "optimizer": self.optimizer.state_dict(),
                       "scaler": self.scaler.state_dict(), "schedule": self.schedule.state_dict(),
                       "engine": self.engine.training_state()}
             state |= {"ema": self.ema.state_dict()} if self.ema else {}
         return state
+
+    def _changing_entries(self) -> dict[str, torch.Tensor]:
+        """The state dict without fixed parameters, which a resumed run has from where this one had them."""
+        fixed = {name for name, p in self.model.named_parameters() if not p.requires_grad}
+        return {key: value for key, value in self.model.state_dict().items() if key not in fixed}
 
     def _resume(self) -> dict | None:
         """Take up the last checkpoint, if there is one; returns the state of the random generators to start with."""
@@ -226,7 +234,7 @@ class Trainer:
         shared = checkpoint.load_file(main)
         own = main.with_name(_state_file(self.runtime.rank, shared["step"]))
         state = shared if self.runtime.is_main else checkpoint.load_file(own)
-        checkpoint.load_into(self.model, shared["model"], f"resume from {main}")
+        checkpoint.load_into(self.model, shared["model"], f"resume from {main}", only=self._changing_entries())
         self.optimizer.load_state_dict(shared["optimizer"])
         self.scaler.load_state_dict(shared["scaler"])
         self.schedule.load_state_dict(shared["schedule"])

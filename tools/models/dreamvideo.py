@@ -6,10 +6,10 @@ the video looks like, a CLIP image vector ("appearance guidance"), so that they 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from tools.checkpoint import describe_mismatch
 from tools.errors import UserError, nearest
 from tools.models.blocks import (
     BasicTransformerBlock,
@@ -225,7 +225,31 @@ def is_adapter(name: str) -> bool:
     return "adapter" in name
 
 
-def split_adapters(state: dict[str, torch.Tensor]) -> tuple[dict, dict]:
-    """Entries of the base and those of adapters."""
-    adapters = {key: value for key, value in state.items() if is_adapter(key)}
-    return {key: value for key, value in state.items() if key not in adapters}, adapters
+def merge_adapters(model: nn.Module, base_name: str, base: dict[str, Tensor],
+                   adapters: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The base's weights with those of adapters put over them, all that `model` needs.
+
+    Args:
+        base_name: what messages call the base.
+        adapters: what messages call an adapter -> its entries; later ones win.
+
+    Raises:
+        UserError: names base and adapter and the first keys where they do not fit each other or the model.
+    """
+    own, kind = model.state_dict(), type(model).__name__
+    problems = describe_mismatch({k: v for k, v in own.items() if k in base or not is_adapter(k)}, base)
+    if problems:
+        raise UserError(f"{base_name} does not fit {kind}: {problems}")
+    merged = dict(base)
+    for name, state in adapters.items():
+        problems = describe_mismatch({key: value for key, value in own.items() if key in state}, state)
+        if problems:
+            raise UserError(f"{name} does not fit {kind} on {base_name}: it was trained on another base or with other "
+                            f"adapter lists: {problems}")
+        merged |= state
+    missing = [key for key in own if key not in merged]
+    if missing:
+        raise UserError(f"{kind} on {base_name} has {len(missing)} adapter entries that no adapter file holds (first: "
+                        f"{missing[0]}; files: {', '.join(adapters) or 'none'}); name the file, or leave that kind of "
+                        "adapter out of the UNet's section")
+    return merged

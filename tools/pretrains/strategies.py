@@ -9,11 +9,42 @@ from torch import nn
 
 from tools import checkpoint
 from tools.errors import UserError
+from tools.models.blocks import TemporalConv, TemporalTransformer
+from tools.models.dreamvideo import is_adapter
 from tools.registry import PRETRAIN
 
 log = logging.getLogger(__name__)
 
 SPATIAL_PARTS = ("input_blocks.", "middle_block.", "output_blocks.", "out.")
+
+
+@PRETRAIN.register()
+def pretrain_dreamvideo(model: nn.Module, resume_checkpoint: str | None = None, sd_keys_path: str | None = None,
+                        grad_scale: float = 1.0, fix_spatial_weight: bool = False, fix_temporal_weight: bool = False,
+                        train_adapter: bool = False) -> tuple[nn.Module, int]:
+    """Load the base as far as it fits, and say which of three groups of parameters are trained (DreamVideo).
+
+    Args:
+        model: receives the weights.
+        resume_checkpoint, sd_keys_path: as in `pretrain_specific_strategies`.
+        grad_scale: factor on the gradients of the spatial parameters, where they are trained.
+        fix_spatial_weight: do not train the spatial parameters. fix_temporal_weight: nor any others.
+        train_adapter: train the adapters, whatever becomes of the rest.
+
+    Returns:
+        The model and 0: DreamVideo's stages count their own steps.
+    """
+    if resume_checkpoint:
+        load_fitting(model, checkpoint.load_state(resume_checkpoint), resume_checkpoint)
+    spatial = set(_spatial_list(model, sd_keys_path)) if sd_keys_path else set()
+    for name, parameter in model.named_parameters():
+        if train_adapter and is_adapter(name):
+            continue
+        if name in spatial:
+            scale_gradients([parameter], grad_scale, fix_spatial_weight)
+        elif fix_temporal_weight:
+            parameter.requires_grad = False
+    return model, 0
 
 
 @PRETRAIN.register()
@@ -103,6 +134,6 @@ def spatial_names(model: nn.Module) -> list[str]:
     """Names of the parameters that a VGen network inherits from Stable Diffusion: all of the blocks' but the temporal
     ones. For the published networks, exactly the list that VGen ships."""
     temporal = {name + "." for name, module in model.named_modules()
-                if type(module).__name__.startswith(("TemporalTransformer", "TemporalConv"))}
-    return [name for name, _ in model.named_parameters()
-            if name.startswith(SPATIAL_PARTS) and not any(name.startswith(t) for t in temporal)]
+                if isinstance(module, TemporalTransformer | TemporalConv)}
+    return [name for name, _ in model.named_parameters() if name.startswith(SPATIAL_PARTS) and not is_adapter(name)
+            and not any(name.startswith(t) for t in temporal)]
