@@ -1,8 +1,9 @@
 """Whole tasks with formula components: topic vgen-engine, kind `engine`.
 
 The task runs in a temporary folder that holds the case's files, pictures and checkpoints, from its own command line.
-Two settings are put back to what the original did, because ours differ by default: one random stream for the whole
-list, and two separate forward calls for guidance. Draws made on the compute device are replaced as the case says.
+Settings are put back to what the original did where ours differ by default: one random stream for the whole list, two
+separate forward calls for guidance, and its way of loading the videos that conditions are read off. Draws made on the
+compute device are replaced as the case says.
 """
 import contextlib
 import io
@@ -34,7 +35,7 @@ from tools.errors import UserError
 from tools.registry import ENGINE, load_components
 
 RUN_AS_ORIGINAL = ["device", "cpu"]
-SAMPLE_AS_ORIGINAL = ["seeding", "sequential", "batched_guidance", "false"]
+SAMPLE_AS_ORIGINAL = ["seeding", "sequential", "batched_guidance", "false", "condition_loading", "original"]
 TRAIN_AS_ORIGINAL = ["tensorboard", "false", "shuffle", "false"]
 RECORDED_CALLS = {"first": 0, "second": 1, "last": -1}
 TIMESTEPS_KEPT = 200

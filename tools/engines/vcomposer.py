@@ -1,0 +1,212 @@
+"""VideoComposer (arXiv 2306.02018) on TF-T2V's network: text and any of nine further conditions to a video.
+
+Sampling makes one video for every set of `partial_keys` and every line of the list, all of a line's from the same
+noise. The branch without guidance keeps all maps and the palette, has the negative prompt for its text and zeros for
+its image vector, as in the original. The original's guidance was 9 whatever its YAML said, and of the conditions it
+fed neither motion vectors nor edges nor palettes; here all are fed and `guide_scale` counts.
+
+The original has no training. What its network and the paper leave open is decided here:
+
+- every update tells the network all conditions that it has modules for, made of the clip itself; the network's own
+  dropout (`misc_dropout`, `p_all_zero`, `p_all_keep` of the UNet) leaves any subset of them;
+- the mask is drawn anew for every clip, strokes, rectangles or a half, as sampling draws it;
+- text falls to the negative prompt with `p_zero` and the image vector to zeros with `p_image_zero`: just what the
+  branch without guidance shows the network;
+- `conditions_from` is `annotators`, or `truth` for clips of the small world, whose depth, sketches, motion and masks
+  are known; edges and palettes are read off pixels in both cases.
+"""
+import itertools
+from functools import cached_property
+
+import torch
+from PIL import Image
+
+from tools.datasets.lists import clean_name
+from tools.datasets.steered import TEXT, SteeredItem, check_files, read_steered
+from tools.datasets.steered_clips import Clip, ClipReader, RandomDraws
+from tools.datasets.transforms import Normalize, Resize, ToTensor
+from tools.engines.engine import tasks
+from tools.engines.i2vgen import dropped
+from tools.engines.steering import ANNOTATORS, Steering, TruthSteering
+from tools.engines.text2video import TextToVideo
+from tools.errors import BadItem, UserError
+from tools.models.composer import ENTRIES
+from tools.registry import ANNOTATOR
+from tools.world.conditions import pack, unpack
+
+PACKED = ("words", "path")  # what is kept of a truth
+WEIGHTS = ("weights", "simplification")  # options of annotators that name files
+
+
+@tasks(train=("train_tft2v_vcomposer_entrance",), sample=("inference_tft2v_vcomposer_entrance",))
+class VideoComposer(TextToVideo):
+    """Text, maps, palette and image vector are the conditions."""
+
+    reseeds = True
+
+    def __init__(self, cfg, mode: str):
+        super().__init__(cfg, mode)
+        asked = cfg.partial_keys if mode == "sample" else [self.keys]
+        self.needs_image_vector = any("image" in keys for keys in asked)
+
+    @staticmethod
+    def keys_of(cfg) -> tuple[str, ...]:
+        """What the denoiser of a configuration can be told, as its forward calls it."""
+        return tuple(key for key, entry in ENTRIES.items() if entry in cfg.video_compositions)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What the denoiser can be told."""
+        return self.keys_of(self.cfg)
+
+    @property
+    def map_keys(self) -> list[str]:
+        """Those of them that are made by `steering`: all but text and image vector."""
+        return [key for key in self.keys if key in self.steering.producers]
+
+    @property
+    def from_truth(self) -> bool:
+        """Whether conditions come from the truth of the small world."""
+        return self.cfg.conditions_from == "truth"
+
+    @cached_property
+    def steering(self) -> Steering:
+        """What makes conditions of clips."""
+        return (TruthSteering if self.from_truth else Steering)(annotator_options(self.cfg, self.runtime.device))
+
+    @classmethod
+    def further_files(cls, cfg, mode: str) -> list[tuple[str, str]]:
+        """Weights of the annotators."""
+        asked = itertools.chain(*cfg.partial_keys) if mode == "sample" else cls.keys_of(cfg)
+        names = () if cfg.conditions_from == "truth" else dict.fromkeys(ANNOTATORS[k] for k in asked if k in ANNOTATORS)
+        options = annotator_options(cfg, "cpu")
+        known = [(name, ANNOTATOR.parameters(name), options.get(name, {})) for name in names]
+        files = [(f"annotators.{name}.{key}", given.get(key, parameters[key].default))
+                 for name, parameters, given in known for key in WEIGHTS if key in parameters]
+        return [(key, path) for key, path in files if path]
+
+    # Conditions.
+
+    def conditions(self, batch: dict, training: bool) -> tuple[dict, dict]:
+        positive, negative = super().conditions(batch, training)
+        keys = batch.get("keys", self.keys)
+        if TEXT not in keys:
+            positive[TEXT] = negative[TEXT]
+        if not self.cfg.use_fps_condition:
+            del positive["fps"], negative["fps"]
+        maps = self.maps(batch, [key for key in keys if key in self.map_keys])
+        positive, negative = positive | maps, negative | maps
+        if "image" in keys:
+            vector = self.image_vector(batch)
+            negative["image"] = torch.zeros_like(vector)
+            positive["image"] = dropped(vector, self.cfg.p_image_zero) if training else vector
+        return positive, negative
+
+    def maps(self, batch: dict, keys: list[str]) -> dict[str, torch.Tensor]:
+        """Maps [B, C, F, H, W] and palettes [B, F, colours] of a batch, those at hand or made now."""
+        made = batch if all(key in batch for key in keys) else self.made(batch)
+        return {key: made[key] for key in keys}
+
+    def made(self, batch: dict) -> dict[str, torch.Tensor]:
+        """All maps and palettes of a batch of training clips."""
+        if not self.from_truth:
+            return self.features(batch)
+        kept = batch if "path" in batch else self.features(batch)
+        scenes = unpack(kept["words"], kept["path"], tuple(self.cfg.resolution))
+        return self.stacked([self.steering(self.map_keys, Clip(len(scene.path.radii), scene=scene))
+                             for scene in scenes])
+
+    def stacked(self, told: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Conditions of single clips as those of a batch, on the run's device."""
+        return {key: torch.stack([one[key] for one in told]).to(self.runtime.device) for key in told[0]}
+
+    # Training.
+
+    @property
+    def pixel_features(self) -> tuple[str, ...]:
+        """What is kept of a clip beside its latents; it names the cache, so that options count."""
+        return PACKED if self.from_truth else (*self.map_keys, str(self.steering.options))
+
+    @torch.no_grad()
+    def features(self, batch: dict) -> dict[str, torch.Tensor]:
+        """The truth of a batch of the small world, or the conditions that annotators read off its pixels."""
+        if self.from_truth:
+            if "truth" not in batch:
+                raise UserError("conditions_from truth: the dataset does not know the truth of its clips; take "
+                                "ProceduralVideoDataset, or conditions_from annotators")
+            return pack(batch["truth"])
+        return self.stacked([self.steering(self.map_keys, self.clip_of(video)) for video in batch["video"]])
+
+    def clip_of(self, video: torch.Tensor) -> Clip:
+        """A training clip from normalised pixels [F, 3, H, W], with a mask of its own."""
+        mean, std = (video.new_tensor(v).view(3, 1, 1) for v in (self.cfg.mean, self.cfg.std))
+        draws = RandomDraws(torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
+        mask = torch.from_numpy(draws.mask(video.shape[3], video.shape[2]))[None, None]
+        return Clip(len(video), (video * std + mean).clamp(0, 1), mask=mask)
+
+    # Sampling.
+
+    @cached_property
+    def reader(self) -> ClipReader:
+        """What reads the files of a line."""
+        cfg = self.cfg
+        rate = cfg.sample_fps[0] if isinstance(cfg.sample_fps, list) else cfg.sample_fps
+        return ClipReader(cfg.resolution, cfg.max_frames, rate, original=cfg.condition_loading == "original")
+
+    def items(self) -> list[SteeredItem]:
+        """Lines `video|||caption`, each with every set of conditions."""
+        cfg = self.cfg
+        return read_steered(cfg.test_list_path, cfg.data_dir, cfg.partial_keys, cfg.video_compositions)
+
+    def resolved(self, request):
+        item = request.item
+        try:
+            check_files(item, self.cfg.max_frames, pad=self.reader.original)
+            for key in item.keys:
+                if key != TEXT and not (item.is_own(key) and key not in ("histogram", "motion")):
+                    self.steering.require(key)
+        except UserError as error:
+            raise BadItem(f"list file '{self.cfg.test_list_path}', line {item.line}, conditions {' '.join(item.keys)}: "
+                          f"{error}") from error
+        return request
+
+    def request(self, items: list[SteeredItem], generators: list) -> dict:
+        """As for text to video; all items have the same set of conditions."""
+        keys = items[0].keys
+        clips = [self.reader(item, generator) for item, generator in zip(items, generators, strict=True)]
+        batch = super().request(items, generators) | {"keys": keys}
+        batch |= self.stacked([self.steering(keys, clip) for clip in clips])
+        if "image" in keys:
+            batch["vit_frame"] = self.for_image_encoder([clip.picture for clip in clips])
+        return batch
+
+    def for_image_encoder(self, pictures: list[Image.Image]) -> torch.Tensor:
+        """Pictures as CLIP sees them: the middle, or in the original's way the whole picture, stretched twice."""
+        if not self.reader.original:
+            return super().for_image_encoder(pictures)
+        cfg = self.cfg
+        steps = (Resize(cfg.resolution), Resize(cfg.vit_resolution), ToTensor(), Normalize(cfg.vit_mean, cfg.vit_std))
+        for step in steps:
+            pictures = step(pictures)
+        return pictures.to(self.runtime.device)
+
+    @torch.no_grad()
+    def generate(self, items: list, generators: list, progress=None) -> list[torch.Tensor]:
+        """As for text to video; different sets of conditions are denoised one after the other."""
+        videos = []
+        for _, group in itertools.groupby(zip(items, generators, strict=True), key=lambda pair: pair[0].keys):
+            part, draws = zip(*group, strict=True)
+            videos += super().generate(list(part), list(draws), progress)
+        return videos
+
+    def output_name(self, request, rank: int, world_size: int) -> str:
+        name = f"condition_{'_'.join(request.item.keys)}_{clean_name(request.item.caption)}"
+        return f"rank_{world_size:02d}_{rank:02d}_{request.index:04d}_{name}.mp4"
+
+
+def annotator_options(cfg, device) -> dict[str, dict]:
+    """Options of every annotator: those of the original's keys, then what `annotators` says."""
+    network = {"device": str(device), "chunk": cfg.chunk_size}
+    options = {"depth": network | {"std": cfg.depth_std, "clamp": cfg.depth_clamp},
+               "sketch": network | {"mean": cfg.sketch_mean, "std": cfg.sketch_std}}
+    return options | {name: options.get(name, {}) | dict(given) for name, given in cfg.annotators.items()}
