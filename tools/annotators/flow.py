@@ -1,12 +1,11 @@
-"""Dense optical flow without a network: Farnebäck's polynomial expansion (SCIA 2003), by OpenCV."""
+"""Dense optical flow without a network: dense inverse search (arXiv 1603.03590), by OpenCV.
+
+Its variational refinement carries motion into flat areas, where local methods see none.
+"""
 import cv2
 import numpy as np
 
-PYRAMID = 0.5  # size of a level relative to the one below
-WINDOW = 15  # pixels over which displacements are averaged
-ROUNDS = 3  # per level
-NEIGHBOURS, SMOOTHNESS = 5, 1.2  # pixels that a polynomial is fitted to, and their Gaussian weights
-LEVELS = 5
+LEAST = 16  # pixels a side that the search needs; smaller pictures are extended by their last pixels
 
 
 def dense_flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -15,5 +14,8 @@ def dense_flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     Args:
         before, after: uint8 [H, W, 3] of one size.
     """
-    grays = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (before, after)]
-    return cv2.calcOpticalFlowFarneback(*grays, None, PYRAMID, LEVELS, WINDOW, ROUNDS, NEIGHBOURS, SMOOTHNESS, 0)
+    height, width = before.shape[:2]
+    margins = ((0, max(0, LEAST - height)), (0, max(0, LEAST - width)))
+    grays = [np.pad(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), margins, mode="edge") for picture in (before, after)]
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return np.ascontiguousarray(search.calc(*grays, None)[:height, :width])

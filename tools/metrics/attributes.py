@@ -1,6 +1,6 @@
 """Did a video of the small world show what its caption asked for?"""
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -55,16 +55,19 @@ def object_kept(reading: Reading, shape: str | None = None, color: str | None = 
 
 
 def accuracies(judgements: Iterable[Judgement]) -> dict[str, float]:
+    """`shares` of judged clips."""
+    return shares([judgement.right for judgement in judgements])
+
+
+def shares(rights: Sequence[dict[str, bool]]) -> dict[str, float]:
     """Share of clips (0..1) that are right, per attribute, for "all" and "kept", and the number of "clips".
 
     Raises:
         ValueError: there are no clips.
     """
-    judgements = list(judgements)
-    if not judgements:
+    if not rights:
         raise ValueError("accuracies of no clips at all")
-    shares = {name: sum(j.right[name] for j in judgements) / len(judgements) for name in judgements[0].right}
-    return shares | {"clips": len(judgements)}
+    return {name: sum(right[name] for right in rights) / len(rights) for name in rights[0]} | {"clips": len(rights)}
 
 
 def evaluate(videos: Iterable[np.ndarray], captions: Iterable[str]) -> dict[str, float]:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tools.annotators.networks.loading import check_fit, load_frozen, on_meta
 from tools.checkpoint import load_state
+from tools.frozen import check_fit, load_frozen, on_meta
 
 STAGES = 4
 FACTORS = (4, 2, 1, 0.5)  # by which each stage resizes the grid of patches

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, max_pool2d, relu
 
-from tools.annotators.networks.loading import check_fit, load_frozen, on_meta
 from tools.checkpoint import load_state, strip_prefix
+from tools.frozen import check_fit, load_frozen, on_meta
 
 LAYERS = 16
 BLOCKS = (3, 4, 4, 4)  # per stage; the first convolution of the network takes the place of one in the first

@@ -3,8 +3,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from tools.annotators.networks.loading import load_frozen, on_meta
 from tools.checkpoint import load_state
+from tools.frozen import load_frozen, on_meta
 
 
 class Pixels(NamedTuple):

@@ -1,4 +1,4 @@
-"""Weights into networks that are built without initialising them first."""
+"""Weights into networks that only look on: built without drawing any first, frozen."""
 import torch
 from torch import Tensor, nn
 
