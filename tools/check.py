@@ -55,6 +55,7 @@ def _task(cfg: Config) -> tuple[type, str]:
     """Engine class and mode of the configuration's task; a task of the user's own may be any class or function."""
     registered = ENGINE.get(cfg.TASK_TYPE)
     if isinstance(registered, functools.partial):
+        registered.func.adopt(cfg)
         return registered.func.for_config(cfg), registered.keywords["mode"]
     return registered, "train" if is_training(cfg.TASK_TYPE) else "sample"
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from tools.errors import UserError
 from tools.files import replacing
 from tools.gif import write_gif
-from tools.grids import contact_sheet, video_grid  # noqa: F401 - the one door to pictures and videos
+from tools.grids import contact_sheet, plain_grid, video_grid  # noqa: F401 - the one door to pictures and videos
 
 log = logging.getLogger(__name__)
 

@@ -123,7 +123,7 @@ class Studio:
             return self._engine
         self._name, self._engine = None, None
         cfg = self.configs[name]
-        engine = engine_of(Config(cfg | changes, cfg.provenance))
+        engine = engine_of(Config(cfg | changes, cfg.provenance | dict.fromkeys(changes, "request")))
         engine.check()
         engine.build()
         self._name, self._engine = name, engine

@@ -12,8 +12,9 @@ import torch
 from tests.goldens.reader import uniform
 from tests.replays import LeftOut
 from tools import media
+from tools.datasets import webvid  # noqa: F401 - registers the datasets
 from tools.errors import UserError
-from tools.registry import DATASETS, load_components
+from tools.registry import DATASETS
 
 TOPIC = "consisti2v"
 RECORDS = ("json_path", "caption_json_path")
@@ -52,7 +53,6 @@ class Videos:
 
 def replay_dataset(case: dict, expected: dict, path) -> Iterator[tuple]:
     """Length, and of every item the frames read, the stride, and the pixels where the case has them."""
-    load_components()
     videos, config = Videos(case["config"]["videos"]), case["config"]
     with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(
             media, probe_video=videos.probe_video, read_frames=videos.read_frames):

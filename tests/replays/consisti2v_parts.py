@@ -11,6 +11,7 @@ from tools import noise
 from tools.datasets.camera_motion import moving_crops
 from tools.datasets.tensor_transforms import first_frame
 from tools.defaults import KEYS
+from tools.diffusions.ddim_scheduler import DDIMScheduler
 from tools.diffusions.frameinit import FrameInit, low_pass, mix_frequencies
 from tools.diffusions.guidance import Guidance
 from tools.diffusions.noise_strategies import noise_strategy
@@ -19,7 +20,6 @@ from tools.engines.ema import EMA
 from tools.grids import plain_grid
 from tools.media import to_uint8
 from tools.metrics.distributions import fid_from_features, inception_score
-from tools.registry import DIFFUSION, load_components
 
 TOPIC = "consisti2v"
 
@@ -32,8 +32,7 @@ def picture(spec: dict) -> Image.Image:
 
 def scheduler(kwargs: dict, **more):
     """The process that a case's scheduler section describes."""
-    load_components()
-    return DIFFUSION.build({"type": "DDIMScheduler", **kwargs, **more})
+    return DDIMScheduler(**kwargs, **more)
 
 
 def inputs_of(case: dict) -> dict[str, torch.Tensor]:

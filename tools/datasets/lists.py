@@ -22,12 +22,14 @@ class Item:
         caption: without surrounding blanks; may be empty.
         path: as written in the list, or None in a list of captions.
         seed: of this line alone, or None.
+        negative: negative prompt of this item alone, or None.
     """
 
     line: int
     caption: str
     path: str | None = None
     seed: int | None = None
+    negative: str | None = None
 
 
 def read_pairs(file, seeds: bool = True) -> list[Item]:
@@ -81,6 +83,30 @@ def read_fields(file, form: str) -> list[list[str]]:
     return [fields for _, fields in rows]
 
 
+def read_keyed_captions(file) -> list[Item]:
+    """Items of `path|||caption` or `path|||caption|||frames` lines, one for each file name (InstructVideo's lists).
+
+    Where a name comes twice, its first place and its last caption count. Items are numbered in the order they are in.
+
+    Raises:
+        UserError: the file is missing, not UTF-8 or has no item; a line has another number of fields, or no path.
+    """
+    captions: dict[str, str] = {}
+    for line, text in _lines(file, "path|||caption|||frames"):
+        path, *rest = (field.strip() for field in text.split(SEPARATOR))
+        if not path or len(rest) not in (1, 2):
+            raise UserError(f"list file '{file}', line {line}: expected path|||caption|||frames, found "
+                            f"'{_short(text)}'")
+        captions[Path(path).name] = rest[0]
+    return [Item(number, caption, name) for number, (name, caption) in enumerate(captions.items(), start=1)]
+
+
+def read_captions(file) -> list[str]:
+    """Captions of a list in any of the forms above."""
+    fields = [text.split(SEPARATOR) for _, text in _lines(file, "caption")]
+    return [_split_seed(parts[1] if len(parts) > 1 else parts[0])[0] for parts in fields]
+
+
 def clean_name(caption: str, keep: str = "") -> str:
     """Caption as part of a file name: only word characters, blanks turned into `_`; long ones end in a hash.
 
@@ -88,7 +114,11 @@ def clean_name(caption: str, keep: str = "") -> str:
         caption: any text.
         keep: further characters to leave in (`*` for subject placeholders).
     """
-    name = re.sub(r"\s", "_", re.sub(rf"[^\w\s{re.escape(keep)}]", "", caption))
+    return within_name(re.sub(r"\s", "_", re.sub(rf"[^\w\s{re.escape(keep)}]", "", caption)), caption)
+
+
+def within_name(name: str, caption: str) -> str:
+    """`name`, or its start and a hash of the caption where it is too long for a part of a file name."""
     if len(name.encode()) <= NAME_BYTES:
         return name
     suffix = "_" + hashlib.sha256(caption.encode()).hexdigest()[:8]

@@ -54,7 +54,12 @@ class Engine:
         """The class that runs a configuration: this one, unless the task is put together from another task."""
         return cls
 
+    @classmethod
+    def adopt(cls, cfg) -> None:
+        """Fill in this project's keys from those of the method's own project, where its YAML files have others."""
+
     def __init__(self, cfg, mode: str):
+        self.adopt(cfg)
         self.cfg, self.mode = cfg, mode
         self.runtime = runtime.start(cfg.device, cfg.precision, cfg.use_fp16, cfg.debug)
         if cfg.use_random_seed:
@@ -107,6 +112,13 @@ class Engine:
         """(key, path) of files that a run reads beside those that its sections name; for `--check`."""
         return []
 
+    def sampled(self, sampling: Sampling) -> None:
+        """Called on the main rank when all videos are written, to add what users expect beside them."""
+
+    def log_file(self, rank: int) -> str:
+        """Name of the log beside the videos."""
+        return f"log_{rank:02d}.txt"
+
     def check(self) -> None:
         """Refuse settings that cannot work, before anything is loaded or written."""
 
@@ -132,6 +144,9 @@ class Engine:
 
     def training_begins(self, trainer: Trainer) -> None:
         """Called once, before the first update of a run that starts afresh."""
+
+    def training_ends(self, trainer: Trainer) -> None:
+        """Called on the main rank after the last update, to write what users expect of a finished run."""
 
     def batch_loss(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Scalar loss of one batch, through `self.network`, and further scalars to log."""
@@ -191,7 +206,7 @@ class Engine:
             raise UserError(f"section '{name}' is missing; frame_lens {self.cfg.frame_lens} asks for it")
         known = DATASETS.parameters(section.get("type"))
         given = {"sample_fps": fps, "max_frames": frames}
-        if "transforms" in known:
+        if "vit_transforms" in known:
             given |= self.transforms()
         return DATASETS.build(section, **{k: v for k, v in given.items() if k in known}), batch_size
 

@@ -23,7 +23,7 @@ from tools.media import read_image
 class ImageToVideo(TextToVideo):
     """Adds to the text the picture: as a CLIP vector and as the latent of the first frame."""
 
-    needs_image_vector = True
+    needs_image_vector = needs_picture = True
 
     def conditions(self, batch: dict, training: bool) -> tuple[dict, dict]:
         positive, negative = super().conditions(batch, training)
@@ -43,6 +43,9 @@ class ImageToVideo(TextToVideo):
             return batch["local_image"]
         first = batch["latents"][:, :, :1]
         return first.expand_as(batch["latents"])
+
+    def reference_latents(self, batch: dict) -> torch.Tensor:
+        return self._local(batch)
 
     def request(self, items: list, generators: list) -> dict:
         cfg, device = self.cfg, self.runtime.device

@@ -9,13 +9,16 @@ from PIL import Image
 from tools import checkpoint, noise
 from tools.autoencoders.video import decode_video, encode_video
 from tools.datasets.transforms import vit_transforms
+from tools.diffusions.guidance import Guidance
+from tools.diffusions.noise_strategies import Vanilla
 from tools.embedders.features import image_vectors, text_tokens
 from tools.engines.engine import Engine
 from tools.engines.latent_cache import cached_latents
 from tools.errors import UserError
 from tools.models import lora, lora_files
 from tools.models.attention import set_attention_backend
-from tools.registry import AUTO_ENCODER, DIFFUSION, EMBEDDER, MODEL, PRETRAIN, VISUAL
+from tools.models.trainable import choose_trainable
+from tools.registry import AUTO_ENCODER, DIFFUSION, EMBEDDER, MODEL, NOISE_INIT, PRETRAIN, VISUAL
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ class LatentDiffusion(Engine):
 
     sections = ("UNet", "Diffusion", "auto_encoder", "embedder")
     needs_image_vector = False
+    needs_picture = False  # whether every video starts from one
     pixel_features: tuple[str, ...] = ()  # names of what `features` gives
 
     def build(self) -> None:
@@ -53,6 +57,8 @@ class LatentDiffusion(Engine):
             if cfg.Pretrain:
                 self.model, self.first_step = PRETRAIN.build(cfg.Pretrain, **self.pretrain_options())
             self.adapt()
+            choose_trainable(self.model, cfg.trainable_modules)
+        self.noise_init = NOISE_INIT.build(cfg.noise_init) if self.mode == "sample" and cfg.noise_init else None
         self.network = self.model.to(device)
         self.visual = VISUAL.build(cfg.visual_train) if self.mode == "train" and cfg.visual_train else None
 
@@ -86,6 +92,8 @@ class LatentDiffusion(Engine):
         """Merge LoRA files into the denoiser, and put the pairs that are trained instead of its weights beside them."""
         cfg = self.cfg
         lora_files.merge(self.model, [(lora_files.load(file, self.model), scale) for file, scale in cfg.loras.items()])
+        if self.mode == "train" and cfg.UNet.get("use_lora"):
+            lora.train_pairs_only(self.model)
         if self.mode == "train" and cfg.lora_rank:
             lora.attach(self.model, cfg.lora_rank, cfg.lora_alpha)
             lora.train_pairs_only(self.model)
@@ -119,16 +127,22 @@ class LatentDiffusion(Engine):
                 progress=None) -> torch.Tensor:
         """Latents from noise by DDIM with guidance; in two forwards per step where one does not fit into memory."""
         cfg = self.cfg
-        guided = cfg.guide_scale is not None
+        guidance = self.guidance()
 
         def sample(batched: bool) -> torch.Tensor:
             with self.runtime.autocast(), self.condition_cache():
                 return self.diffusion.ddim_sample_loop(
-                    noise=start, model=self.model, model_kwargs=list(conditions) if guided else conditions[0],
-                    guide_scale=cfg.guide_scale, ddim_timesteps=cfg.ddim_timesteps, eta=cfg.eta, generator=generator,
-                    progress=progress, batched_guidance=batched)
+                    noise=start, model=self.model,
+                    model_kwargs=conditions[0] if guidance is None else list(conditions), guide_scale=guidance,
+                    ddim_timesteps=cfg.ddim_timesteps, eta=cfg.eta, generator=generator, progress=progress,
+                    batched_guidance=batched)
 
         return self.within_memory(sample)
+
+    def guidance(self) -> float | Guidance | None:
+        """Scale of guidance, or the rule that joins as many branches as there are sets of conditions; None for none."""
+        scale, rescale = self.cfg.guide_scale, self.cfg.guide_rescale
+        return Guidance(scale, rescale) if scale is not None and rescale else scale
 
     def within_memory(self, sample: Callable[[bool], torch.Tensor]) -> torch.Tensor:
         """`sample(True)` has both branches of guidance in one forward, `sample(False)` in two, if the first does not
@@ -245,13 +259,18 @@ class LatentDiffusion(Engine):
         if self.mode == "sample" and not cfg.test_model:
             raise UserError("test_model is not set; name the checkpoint of the denoiser")
 
-    @functools.cached_property
-    def weight_files(self) -> dict[str, dict]:
-        """Weights of this run by role: path and digest, for sidecars."""
+    @property
+    def weight_paths(self) -> dict[str, str]:
+        """Weights that sampling loads, by role."""
         files = {"UNet": self.cfg.test_model,
                  "auto_encoder": AUTO_ENCODER.arguments(self.cfg.auto_encoder).get("pretrained"),
                  "embedder": EMBEDDER.arguments(self.embedder_section).get("pretrained")}
-        return {role: {"path": path, "sha256": checkpoint.digest(path)} for role, path in files.items() if path}
+        return {role: path for role, path in files.items() if path}
+
+    @functools.cached_property
+    def weight_files(self) -> dict[str, dict]:
+        """Weights of this run by role: path and digest, for sidecars."""
+        return {role: {"path": path, "sha256": checkpoint.digest(path)} for role, path in self.weight_paths.items()}
 
     def latent_shape(self) -> tuple[int, int, int, int]:
         """[c, F, h, w] of the latents that are sampled."""
@@ -267,9 +286,10 @@ class LatentDiffusion(Engine):
         return {"caption": [self.prompt(item) for item in items]}
 
     def initial_noise(self, generators: list) -> torch.Tensor:
-        """Where sampling starts, [B, c, F, h, w]: one draw for each request, which do not depend on the device."""
-        draws = [noise.cpu_randn((1, *self.latent_shape()), generator=g) for g in generators]
-        return torch.cat(draws).to(self.runtime.device)
+        """Noise [B, c, F, h, w] as the process has it: a draw for each request, which do not depend on the device."""
+        strategy = getattr(self.diffusion, "strategy", Vanilla())
+        draw = functools.partial(noise.cpu_randn, generator=_source(generators))
+        return strategy(draw, (len(generators), *self.latent_shape())).to(self.runtime.device)
 
     def with_offset(self, start: torch.Tensor, generators: list, strength: float) -> torch.Tensor:
         """Noise [B, c, F, h, w] with offset noise of that strength, one draw per channel and frame of a request."""
@@ -278,6 +298,25 @@ class LatentDiffusion(Engine):
         offsets = [noise.device_randn((1, *start.shape[1:3], 1, 1), device=start.device, generator=g)
                    for g in generators]
         return start + strength * torch.cat(offsets)
+
+    def reference_latents(self, batch: dict) -> torch.Tensor | None:
+        """Clean latents [B, c, F, h, w] of the still or moving picture that the video starts from, if it has one."""
+        return None
+
+    def start_noise(self, batch: dict, generators: list) -> torch.Tensor:
+        """What denoising starts from, [B, c, F, h, w]: the noise, led by the picture where `noise_init` says so.
+
+        Raises:
+            UserError: `noise_init` is set for a method without a picture.
+        """
+        drawn = self.initial_noise(generators)
+        if self.noise_init is None:
+            return drawn
+        reference = self.reference_latents(batch)
+        if reference is None:
+            raise UserError(f"noise_init {self.cfg.noise_init['type']} needs a picture that the video starts from, "
+                            f"which {self.cfg.TASK_TYPE} does not have; set noise_init null")
+        return self.noise_init(drawn, reference, self.diffusion, functools.partial(self.initial_noise, generators))
 
     @torch.no_grad()
     def generate(self, items: list, generators: list, progress=None) -> list[torch.Tensor]:
@@ -288,10 +327,15 @@ class LatentDiffusion(Engine):
             generators: one CPU generator each, None for the global stream.
             progress: called with (steps done, steps in all).
         """
-        batch = self.request(items, generators)
-        conditions = self.conditions(batch, training=False)
-        start = self.initial_noise(generators)
-        # A list gives every sample of the batch draws of its own.
-        source = generators if len(generators) > 1 and None not in generators else generators[0]
-        latents = self.denoise(start, conditions, source, progress)
+        latents = self.sample_latents(self.request(items, generators), generators, progress)
         return list(self.decode(latents).transpose(1, 2))
+
+    def sample_latents(self, batch: dict, generators: list, progress=None) -> torch.Tensor:
+        """Latents [B, c, F, h, w] of what `request` gave."""
+        conditions = self.conditions(batch, training=False)
+        return self.denoise(self.start_noise(batch, generators), conditions, _source(generators), progress)
+
+
+def _source(generators: list) -> torch.Generator | list[torch.Generator] | None:
+    """One generator that all samples of a batch share, or the list that gives every sample draws of its own."""
+    return generators[0] if all(g is generators[0] for g in generators) else generators

@@ -63,7 +63,7 @@ class Sampling:
         requests = self.requests()
         self.engine.check()
         self.engine.build()
-        runtime.start_logging(self.runtime, self.folder / f"log_{self.runtime.rank:02d}.txt")
+        runtime.start_logging(self.runtime, self.folder / self.engine.log_file(self.runtime.rank))
         if self.cfg.seeding == "sequential":
             runtime.seed_everything(self.cfg.seed + self.runtime.rank)
         log.info("%d videos to make in %s", len(requests), self.folder)
@@ -78,6 +78,8 @@ class Sampling:
         self.runtime.barrier()
         if failed == len(requests) > 0 and self.runtime.world_size == 1:
             raise UserError(f"none of the {failed} videos could be made; the errors above say why")
+        if self.runtime.is_main:
+            self.engine.sampled(self)
         log.info("done: %s%s", self.folder, f"; {failed} of {len(requests)} could not be made" if failed else "")
 
     def requests(self) -> list[Request]:

@@ -41,7 +41,7 @@ class Trainer:
         self.model = engine.trainable()
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         if not parameters:
-            raise UserError("nothing to train: every parameter is fixed (see Pretrain.fix_weight)")
+            raise UserError("nothing to train: every parameter is fixed (see Pretrain.fix_weight, trainable_modules)")
         self.parameters = parameters
         self.optimizer = self._optimizer(parameters)
         self.scaler = torch.amp.GradScaler(self.runtime.device.type, enabled=self.runtime.precision == "fp16")
@@ -85,12 +85,15 @@ class Trainer:
                 self.step += 1
                 bar.update()
         self.runtime.barrier()
+        if self.runtime.is_main:
+            self.engine.training_ends(self)
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         rates = {"lr": float(self.cfg.lr), "weight_decay": float(self.cfg.weight_decay)}
         if self.cfg.optimizer == "adafactor":
             return Adafactor(parameters, scale_parameter=False, relative_step=False, **rates)
-        return torch.optim.AdamW(parameters, **rates)
+        return torch.optim.AdamW(parameters, betas=(self.cfg.adam_beta1, self.cfg.adam_beta2),
+                                 eps=self.cfg.adam_epsilon, **rates)
 
     def _wants_ema(self) -> bool:
         wanted = self.cfg.use_ema
