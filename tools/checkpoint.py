@@ -106,7 +106,11 @@ def _reason(error: Exception) -> str:
 
 def load_state(path: str) -> dict[str, torch.Tensor]:
     """State dict of a weights file, unwrapped from `{'state_dict': ..., 'step': ...}` where it is wrapped."""
-    content = load_file(path)
+    return state_of(load_file(path), path)
+
+
+def state_of(content: dict, path: str) -> dict[str, torch.Tensor]:
+    """State dict in what `load_file` read from `path`; UserError where there is none."""
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"weights '{path}' hold no state dict (name -> tensor)")

@@ -61,8 +61,16 @@ class Runtime:
         dist.broadcast(told, src=0)
         return int(told)
 
+    def gather(self, values: list) -> list:
+        """The lists of all ranks, one after the other, on all ranks."""
+        if self.world_size == 1:
+            return values
+        parts: list[list] = [[]] * self.world_size
+        dist.all_gather_object(parts, values)
+        return [value for part in parts for value in part]
+
     def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """Mean of a scalar over the ranks."""
+        """Mean of a tensor over the ranks."""
         value = value.detach().float()
         if self.world_size > 1:
             value = value.clone()

@@ -30,6 +30,7 @@ from tools.checkpoint import load_file
 from tools.cli import parse
 from tools.config import is_training, load_config
 from tools.diffusions import dpm_solver
+from tools.engines import instructvideo
 from tools.engines.sample import Sampling
 from tools.errors import UserError
 from tools.registry import ENGINE, load_components
@@ -39,6 +40,7 @@ SAMPLE_AS_ORIGINAL = ["seeding", "sequential", "batched_guidance", "false", "con
 TRAIN_AS_ORIGINAL = ["tensorboard", "false", "shuffle", "false"]
 RECORDED_CALLS = {"first": 0, "second": 1, "last": -1}
 TIMESTEPS_KEPT = 200
+TIME_STAMP = "MMDD-hh-mm"
 USED_DRAWS = {"train_videolcm_t2v_entrance": slice(1, None, 2)}  # it draws a time per step that it makes no use of
 EMA_SHARD = re.compile(r"ema_\d+_rank\d+\.pth$")
 
@@ -172,6 +174,8 @@ def quiet() -> Iterator[None]:
 def run_task(case: dict) -> Record:
     """Run the case's command line in the present working directory."""
     arguments = parse(case["argv"], "")
+    if "resize" in case:  # of the frames that InstructVideo's toy preference looks at
+        arguments.overrides += ["reward", f"{{type: ToyPreference, resize: {case['resize']}}}"]
     cfg = load_config(arguments.cfg, arguments.overrides + RUN_AS_ORIGINAL, arguments.debug, arguments.imports)
     training = is_training(cfg.TASK_TYPE)
     cfg = load_config(arguments.cfg, arguments.overrides + RUN_AS_ORIGINAL
@@ -184,6 +188,7 @@ def run_task(case: dict) -> Record:
     with mock.patch.object(noise, "device_randn", device_randn), \
             mock.patch.object(noise, "device_randint", device_randint), recording(record), \
             mock.patch.object(dpm_solver, "brownian_noise", independent_increments), \
+            mock.patch.object(instructvideo, "time_stamp", return_value=TIME_STAMP), \
             rule_videos(case.get("videos", {})):
         engine = ENGINE.get(cfg.TASK_TYPE)(cfg)
         engine.batch_loss = keeping_losses(engine.batch_loss, record.losses)
@@ -274,7 +279,8 @@ def meta(case: dict, record: Record, wanted: dict) -> Iterator[tuple]:
         yield "meta/ema_files", LeftOut("the average is one file here, not one per rank that nothing merges"), shards
     wanted = {part: _without(value, shards) for part, value in wanted.items()}
     found = {
-        "outputs": [[path, captions] for path, _, captions in record.videos],
+        "outputs": [[path, captions if written else []] for (path, _, captions), (_, written)
+                    in zip(record.videos, wanted.get("outputs", ()), strict=False)],
         "files": [file for file in wanted.get("files", ()) if file in record.files],
         "model_calls": len(record.calls),
         "device_draws": len(record.draws),

@@ -80,7 +80,7 @@ class ToyPreference(nn.Module):
     """Picture features are channel means and the deviation of all; text features a rule tensor of the last word.
 
     Args:
-        resize: side in pixels to which frames are brought first.
+        resize: shorter side in pixels to which frames are brought first.
     """
 
     def __init__(self, resize: int):
@@ -88,7 +88,8 @@ class ToyPreference(nn.Module):
         self.resize = resize
 
     def forward(self, frames: Tensor, captions: list[str]) -> Tensor:
-        size = (self.resize, self.resize)
+        height, width = frames.shape[-2:]
+        size = [side * self.resize // min(height, width) for side in (height, width)]
         pictures = clip_normal(F.interpolate(frames.flatten(0, 1), size=size, mode="bilinear", align_corners=False))
         features = torch.cat([pictures.mean(dim=(2, 3)), pictures.std(dim=(1, 2, 3))[:, None]], dim=1)
         return cosines(features, torch.stack([rule(f"caption/{caption.split()[-1]}", [4]) for caption in captions]))

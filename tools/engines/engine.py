@@ -119,6 +119,10 @@ class Engine:
         """Name of the log beside the videos."""
         return f"log_{rank:02d}.txt"
 
+    def log_file(self, rank: int) -> str:
+        """Name of the log beside the videos."""
+        return f"log_{rank:02d}.txt"
+
     def check(self) -> None:
         """Refuse settings that cannot work, before anything is loaded or written."""
 

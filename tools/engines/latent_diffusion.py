@@ -94,6 +94,8 @@ class LatentDiffusion(Engine):
         lora_files.merge(self.model, [(lora_files.load(file, self.model), scale) for file, scale in cfg.loras.items()])
         if self.mode == "train" and cfg.UNet.get("use_lora"):
             lora.train_pairs_only(self.model)
+        if self.mode == "train" and cfg.UNet.get("use_lora"):
+            lora.train_pairs_only(self.model)
         if self.mode == "train" and cfg.lora_rank:
             lora.attach(self.model, cfg.lora_rank, cfg.lora_alpha)
             lora.train_pairs_only(self.model)

@@ -81,6 +81,39 @@ def pretrain_specific_strategies(model: nn.Module, resume_checkpoint: str | None
     return model, step
 
 
+@PRETRAIN.register()
+def pretrain_instructvideo(model: nn.Module, resume_checkpoint: str | None = None,
+                           pretrained_image_keys: str | None = None, fix_weight: bool = False,
+                           grad_scale: dict[str, float] | None = None,
+                           optimizer_states: dict | None = None) -> tuple[nn.Module, int]:
+    """Load weights as far as they fit and scale the gradients of two groups (InstructVideo).
+
+    Args:
+        model: receives the weights; what it does not train stays so.
+        resume_checkpoint: the base's weights, or an InstructVideo checkpoint with its pairs.
+        pretrained_image_keys: as `sd_keys_path` of `pretrain_specific_strategies`.
+        fix_weight: train nothing of either group.
+        grad_scale: factors on the gradients of the `spatial` parameters (those listed) and of all others (`temporal`).
+        optimizer_states: receives the file's `optimizer` and `scaler`, where it has them.
+
+    Returns:
+        The model and the step to count from: the file's own, else the number in its name.
+    """
+    step = 0
+    if resume_checkpoint:
+        content = checkpoint.load_file(resume_checkpoint)
+        load_fitting(model, checkpoint.state_of(content, resume_checkpoint), resume_checkpoint)
+        step = int(content.get("step", checkpoint.step_of(resume_checkpoint)))
+        if optimizer_states is not None:
+            optimizer_states |= {key: content[key] for key in ("optimizer", "scaler") if key in content}
+    scales = {"spatial": 1.0, "temporal": 1.0} | (grad_scale or {})
+    spatial = set(_spatial_list(model, pretrained_image_keys)) if pretrained_image_keys else set()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scale_gradients([parameter], scales["spatial" if name in spatial else "temporal"], fix_weight)
+    return model, step
+
+
 def load_fitting(model: nn.Module, state: dict[str, torch.Tensor], source: str, inflate_input: bool = False) -> None:
     """Copy the entries of `state` that the model has in the same shape.
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from tools import noise
 from tools.errors import UserError
 
-SELECTIONS = ("fixed_first", "TSN")
-
 
 @dataclass(frozen=True)
 class Segments:
@@ -22,7 +20,7 @@ class Segments:
     Attributes:
         count: segments of a clip.
         selection: `TSN`: a frame drawn at random from every segment of every clip (Wang et al. 2016, arXiv 1608.00859);
-            `fixed_first`: the first one of each.
+            `fixed_first`: the first one of each; `middle`: the one in its middle.
         attenuation: rate lambda of exp(-lambda |i - F // 2|) for frame i of F; None: all count alike.
     """
 
@@ -40,8 +38,8 @@ class Segments:
         if span < 1:
             raise UserError(f"segments {self.count}: a clip has only {frames} frames")
         first = torch.arange(self.count, device=device) * span
-        if self.selection == "fixed_first":
-            return first.expand(batch, -1)
+        if self.selection != "TSN":
+            return (first + (span // 2 if self.selection == "middle" else 0)).expand(batch, -1)
         return first + noise.device_randint(0, span, (batch, self.count), device=device)
 
     def weights(self, index: Tensor, frames: int) -> Tensor:

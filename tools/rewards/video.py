@@ -1,4 +1,6 @@
 """The reward of latent videos: decode the frames that are scored, score them, weigh them."""
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +25,7 @@ class VideoReward:
         decoder_bs: frames per call of the decoder.
         segments: which frames are scored and how they count.
         recompute: decode a second time in the backward pass instead of keeping what the decoder computes on the way.
+        autocast: makes the context in which the reward runs.
     """
 
     reward: nn.Module
@@ -31,12 +34,15 @@ class VideoReward:
     decoder_bs: int
     segments: Segments
     recompute: bool = True
+    autocast: Callable[[], AbstractContextManager] = nullcontext
 
     def __call__(self, latents: Tensor, captions: list[str]) -> Tensor:
         """latents [B, c, F, h, w] -> scores [B]; UserError as `score_frames` and `Segments.choose`."""
         batch, frames = latents.shape[0], latents.shape[2]
         index = self.segments.choose(batch, frames, latents.device)
-        scores = score_frames(self.reward, self.decode(take_frames(latents, index)), captions)
+        pixels = self.decode(take_frames(latents, index))
+        with self.autocast():
+            scores = score_frames(self.reward, pixels, captions)
         return self.segments.video_score(scores, index, frames)
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -19,12 +19,12 @@ class VisualTrainTextImageToVideo:
 
     Args:
         partial_keys: lists of condition names; one preview each with those conditions alone. All conditions when empty.
-        guide_scale: guidance of the previews.
+        guide_scale: guidance of the previews; None: the run's own.
         use_offset_noise: add the offset noise of `noise_strength` to the initial latents.
         viz_num: most clips in a preview.
     """
 
-    def __init__(self, partial_keys: list[list[str]] = (), guide_scale: float = 9.0,
+    def __init__(self, partial_keys: list[list[str]] = (), guide_scale: float | None = 9.0,
                  use_offset_noise: bool | None = None, viz_num: int = MOST):
         self.partial_keys = [list(keys) for keys in partial_keys]
         self.guide_scale, self.use_offset_noise, self.viz_num = guide_scale, use_offset_noise, viz_num
@@ -43,7 +43,8 @@ class VisualTrainTextImageToVideo:
         source = self._pixels(engine, latents)
         for keys in self.partial_keys or [list(conditions[0])]:
             chosen = [{key: value for key, value in part.items() if key in keys} for part in conditions]
-            sampled = self._pixels(engine, engine.preview_latents(start, chosen, self.guide_scale))
+            scale = engine.cfg.guide_scale if self.guide_scale is None else self.guide_scale
+            sampled = self._pixels(engine, engine.preview_latents(start, chosen, scale))
             self._write(engine, step, keys, batch["caption"], source, sampled)
 
     def _pixels(self, engine, latents: torch.Tensor) -> list[np.ndarray]:
@@ -60,3 +61,15 @@ class VisualTrainTextImageToVideo:
             write_video(path, video_grid(pairs, captions), engine.cfg.output_fps)
         write_png(path.with_suffix(".png"), contact_sheet(pairs, captions))
         log.info("preview: %s", path.with_suffix(".png"))
+
+
+@VISUAL.register()
+class VisualVideoTextDuringTrainUnClip(VisualTrainTextImageToVideo):
+    """InstructVideo's previews: with the run's guidance.
+
+    Args:
+        viz_num: most clips in a preview.
+    """
+
+    def __init__(self, viz_num: int = MOST):
+        super().__init__(guide_scale=None, viz_num=viz_num)
