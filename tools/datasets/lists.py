@@ -107,30 +107,6 @@ def read_captions(file) -> list[str]:
     return [_split_seed(parts[1] if len(parts) > 1 else parts[0])[0] for parts in fields]
 
 
-def read_keyed_captions(file) -> list[Item]:
-    """Items of `path|||caption` or `path|||caption|||frames` lines, one for each file name (InstructVideo's lists).
-
-    Where a name comes twice, its first place and its last caption count. Items are numbered in the order they are in.
-
-    Raises:
-        UserError: the file is missing, not UTF-8 or has no item; a line has another number of fields, or no path.
-    """
-    captions: dict[str, str] = {}
-    for line, text in _lines(file, "path|||caption|||frames"):
-        path, *rest = (field.strip() for field in text.split(SEPARATOR))
-        if not path or len(rest) not in (1, 2):
-            raise UserError(f"list file '{file}', line {line}: expected path|||caption|||frames, found "
-                            f"'{_short(text)}'")
-        captions[Path(path).name] = rest[0]
-    return [Item(number, caption, name) for number, (name, caption) in enumerate(captions.items(), start=1)]
-
-
-def read_captions(file) -> list[str]:
-    """Captions of a list in any of the forms above."""
-    fields = [text.split(SEPARATOR) for _, text in _lines(file, "caption")]
-    return [_split_seed(parts[1] if len(parts) > 1 else parts[0])[0] for parts in fields]
-
-
 def clean_name(caption: str, keep: str = "") -> str:
     """Caption as part of a file name: only word characters, blanks turned into `_`; long ones end in a hash.
 

@@ -68,6 +68,11 @@ class Engine:
         self.first_step = 0
         self.network = None
 
+    @classmethod
+    def section(cls, cfg, name: str):
+        """The section of the YAML that describes a component, without what only the engine reads in it."""
+        return cfg.get(name)
+
     @property
     def folder(self) -> Path:
         """Where a training run writes: `{log_dir}/{config name}`."""
@@ -114,10 +119,6 @@ class Engine:
 
     def sampled(self, sampling: Sampling) -> None:
         """Called on the main rank when all videos are written, to add what users expect beside them."""
-
-    def log_file(self, rank: int) -> str:
-        """Name of the log beside the videos."""
-        return f"log_{rank:02d}.txt"
 
     def log_file(self, rank: int) -> str:
         """Name of the log beside the videos."""

@@ -38,7 +38,7 @@ class LatentDiffusion(Engine):
         cfg, device = self.cfg, self.runtime.device
         set_attention_backend(cfg.attention_backend)
         self.autoencoder = AUTO_ENCODER.build(cfg.auto_encoder).to(device).eval().requires_grad_(False)
-        self.embedder = EMBEDDER.build(self.embedder_section).to(device).eval().requires_grad_(False)
+        self.embedder = EMBEDDER.build(self.section(cfg, "embedder")).to(device).eval().requires_grad_(False)
         if self.needs_image_vector:
             self.check_picture_size(self.embedder)
         self.diffusion = self.process()
@@ -61,11 +61,6 @@ class LatentDiffusion(Engine):
         self.noise_init = NOISE_INIT.build(cfg.noise_init) if self.mode == "sample" and cfg.noise_init else None
         self.network = self.model.to(device)
         self.visual = VISUAL.build(cfg.visual_train) if self.mode == "train" and cfg.visual_train else None
-
-    @property
-    def embedder_section(self) -> dict:
-        """The section of the YAML that describes the embedder."""
-        return self.cfg.embedder
 
     def process(self):
         """The diffusion process."""
@@ -92,8 +87,6 @@ class LatentDiffusion(Engine):
         """Merge LoRA files into the denoiser, and put the pairs that are trained instead of its weights beside them."""
         cfg = self.cfg
         lora_files.merge(self.model, [(lora_files.load(file, self.model), scale) for file, scale in cfg.loras.items()])
-        if self.mode == "train" and cfg.UNet.get("use_lora"):
-            lora.train_pairs_only(self.model)
         if self.mode == "train" and cfg.UNet.get("use_lora"):
             lora.train_pairs_only(self.model)
         if self.mode == "train" and cfg.lora_rank:
@@ -266,7 +259,7 @@ class LatentDiffusion(Engine):
         """Weights that sampling loads, by role."""
         files = {"UNet": self.cfg.test_model,
                  "auto_encoder": AUTO_ENCODER.arguments(self.cfg.auto_encoder).get("pretrained"),
-                 "embedder": EMBEDDER.arguments(self.embedder_section).get("pretrained")}
+                 "embedder": EMBEDDER.arguments(self.section(self.cfg, "embedder")).get("pretrained")}
         return {role: path for role, path in files.items() if path}
 
     @functools.cached_property
