@@ -1,6 +1,5 @@
 """The denoiser of ConsistI2V (arXiv 2402.04324), in the layout of its published weights."""
 import re
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,8 @@ from tools.registry import MODEL
 
 # Names of parameters without function, which never get a gradient.
 IDLE = re.compile(r"rotary_bias\.|pos_enc\.|conv3ds\.\d+\.time_emb_proj\.")
+
+TEXT_TOKENS = 77
 
 
 @MODEL.register()
@@ -55,22 +56,18 @@ class VideoLDMUNet3DConditionModel(Remembers):
         self.conv_out = nn.Conv2d(widths[0], options.out_channels, 3, padding=1)
         to_channels_last(self)
 
-    def train_modules(self, names: Iterable[str]) -> None:
-        """Train the parameters whose names contain one of `names` (`all`: all of them), and no others.
+    @property
+    def idle_parameters(self) -> frozenset[str]:
+        """Names of the parameters without function: distributed training must not wait for their gradients."""
+        return frozenset(name for name, _ in self.named_parameters() if IDLE.search(name))
 
-        Those without function are left out: distributed training would wait for their gradients.
-
-        Raises:
-            UserError: a name that no parameter contains.
-        """
-        parameters = dict(self.named_parameters())
-        for name in names:
-            if name != "all" and not any(name in key for key in parameters):
-                raise UserError(f"trainable_modules: no parameter's name contains '{name}'; e.g. 'conv3ds.', "
-                                "'tempo_attns.', or 'all'")
-        for key, parameter in parameters.items():
-            chosen = any(name == "all" or name in key for name in names)
-            parameter.requires_grad_(chosen and not IDLE.search(key))
+    def example_conditions(self, latents: Tensor, pixels: tuple[int, int]) -> dict[str, Tensor]:
+        """Every condition, empty, for latents [b, 4, f, h, w] of `pixels` = (height, width)."""
+        batch, options = len(latents), self.options
+        told = {"encoder_hidden_states": latents.new_empty(batch, TEXT_TOKENS, options.cross_attention_dim)}
+        if options.use_frame_stride_condition:
+            told["frame_stride"] = latents.new_ones(batch)
+        return told | ({"first_frame_latents": latents[:, :, :1]} if options.takes_first_frame else {})
 
     def forward(self, sample: Tensor, timestep: Tensor | float, encoder_hidden_states: Tensor,
                 first_frame_latents: Tensor | None = None, frame_stride: Tensor | float | None = None) -> Tensor:
