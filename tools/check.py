@@ -15,6 +15,7 @@ from torch import nn
 from tools.config import Config, is_training
 from tools.defaults import KEYS
 from tools.embedders.features import image_vectors, text_tokens
+from tools.engines.engine import Engine
 from tools.errors import UserError
 from tools.memory import peak_bytes
 from tools.registry import DATASETS, ENGINE, PRETRAIN, REGISTRIES, VISUAL, load_components
@@ -24,7 +25,7 @@ HUBS = ("hf://", "modelscope://")
 SECTION_PATHS = ("pretrained", "resume_checkpoint", "sd_keys_path", "pretrained_image_keys", "data_list",
                  "data_dir_list")
 SAMPLING_PATHS = ("test_model", "base_model", "identity_adapter_path", "motion_adapter_path", "text_embedding_path",
-                  "latents_path", "test_list_path")
+                  "latents_path", "test_list_path", "refine_dir")
 BYTES = 4
 GIB = 2**30
 
@@ -37,14 +38,16 @@ def check(cfg: Config) -> str:
     """
     load_components(cfg.imports)
     engine, mode = _task(cfg)
+    if hasattr(engine, "configurations"):  # of several tasks
+        return "\n\n".join(f"stage {name}: {check(stage)}" for name, stage in engine.configurations(cfg).items())
     training = mode == "train"
     modules = {name: _build(cfg, name, engine) for name in getattr(engine, "sections", ())}
     sections = dict.fromkeys(modules)
     if training:
         sections |= dict.fromkeys(_check_training_sections(cfg, getattr(engine, "clip_section", "vid_dataset")))
-    plan = _largest_batch(cfg) if training else (cfg.batch_size, cfg.max_frames)
+    plan = _plan(cfg, engine, training)
     lines = [f"task {cfg.TASK_TYPE}: {'training' if training else 'sampling'}, {plan[0]} x {plan[1]} frames of "
-             f"{cfg.resolution[0]}x{cfg.resolution[1]}", "", *_component_lines(cfg, modules), ""]
+             f"{plan[2]}x{plan[3]}", "", *_component_lines(cfg, modules), ""]
     further = engine.further_files(cfg, mode) if hasattr(engine, "further_files") else []
     lines += [*_file_lines(cfg, sections, training, further), ""]
     lines += _memory_lines(cfg, modules, training, plan, getattr(engine, "frozen_copies", 0))
@@ -62,7 +65,8 @@ def _task(cfg: Config) -> tuple[type, str]:
 
 def _build(cfg: Config, name: str, engine: type) -> object:
     """The component on the meta device, without its weights."""
-    section, registry = cfg.get(name), REGISTRIES[KEYS[name].registry]
+    section = engine.section(cfg, name) if hasattr(engine, "section") else cfg.get(name)
+    registry = REGISTRIES[KEYS[name].registry]
     if section is None:
         raise UserError(f"{cfg.cfg_file}: section '{name}' is missing ({KEYS[name].help})")
     given = {"pretrained": None} if "pretrained" in registry.parameters(section.get("type")) else {}
@@ -89,6 +93,14 @@ def _check_training_sections(cfg: Config, clips: str) -> list[str]:
             registry.arguments(cfg[name], **given)
             names.append(name)
     return names
+
+
+def _plan(cfg: Config, engine: type, training: bool) -> tuple[int, int, int, int]:
+    """Videos, frames, width and height that the networks see together."""
+    if training:
+        return *_largest_batch(cfg), *cfg.resolution
+    sample_size = getattr(engine, "sample_size", Engine.sample_size)
+    return sample_size(cfg)
 
 
 def _largest_batch(cfg: Config) -> tuple[int, int]:
@@ -126,7 +138,7 @@ def _state(path: str) -> str:
     return "hub" if path.startswith(HUBS) else "there" if Path(path).exists() else "MISSING"
 
 
-def _memory_lines(cfg: Config, modules: dict, training: bool, plan: tuple[int, int],
+def _memory_lines(cfg: Config, modules: dict, training: bool, plan: tuple[int, int, int, int],
                   frozen_copies: int) -> Iterator[str]:
     half = _is_half(cfg)
     weights = BYTES * sum(map(_parameters, modules.values()))
@@ -150,10 +162,9 @@ def _is_half(cfg: Config) -> bool:
     return cfg.use_fp16 and cfg.device != "cpu" and torch.cuda.is_available()
 
 
-def _activations(cfg: Config, modules: dict, training: bool, plan: tuple[int, int]) -> int:
+def _activations(cfg: Config, modules: dict, training: bool, plan: tuple[int, int, int, int]) -> int:
     """Bytes at the worst moment: in the denoiser (with its gradients' transients in training) or the autoencoder."""
-    batch, frames = plan
-    width, height = cfg.resolution
+    batch, frames, width, height = plan
     if not training and cfg.guide_scale is not None and cfg.batched_guidance:
         batch *= 2
     latents = torch.empty(batch, cfg.auto_encoder.get("embed_dim", 4), frames, height // cfg.scale, width // cfg.scale,
@@ -192,7 +203,7 @@ def _conditions(cfg: Config, modules: dict, latents: torch.Tensor) -> dict[str, 
     if hasattr(modules["UNet"], "example_conditions"):
         examples = modules["UNet"].example_conditions(latents, tuple(reversed(cfg.resolution)))
         return examples | {name: value for name, value in conditions.items()
-                           if name in ("y", "fps") or (name == "image" and name in examples)}
+                           if name in taken and (name in ("y", "fps") or (name == "image" and name in examples))}
     return {name: value for name, value in conditions.items() if name in taken}
 
 

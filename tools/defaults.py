@@ -39,6 +39,7 @@ class Key:
         length: exact number of elements of a list.
         registry: name of the registry that builds the section (`MODEL`); None for plain values.
         unused: the key occurs in published files and never had an effect; accepted, and said so once.
+        holds_keys: the value maps names to sections whose keys are top-level keys themselves.
     """
 
     kind: Any
@@ -48,6 +49,7 @@ class Key:
     length: int | None = None
     registry: str | None = None
     unused: bool = False
+    holds_keys: bool = False
 
 
 def section(registry: str, default: dict | None, help: str) -> Key:
@@ -178,8 +180,6 @@ TRAINING = {
     "viz_interval": Key(int, 1000, "steps between previews", minimum=1),
     "eval_interval": Key(int, 0, "steps between evaluations on held-out data, where the task has one; 0: never",
                          minimum=0),
-    "eval_interval": Key(int, 0, "steps between evaluations on held-out data, where the task has one; 0: never",
-                         minimum=0),
     "log_interval": Key(int, 100, "steps between log lines", minimum=1),
     "tensorboard": Key(bool, True, "write TensorBoard events beside metrics.jsonl"),
 }
@@ -196,8 +196,6 @@ AUTOENCODER_TRAINING = {
 SAMPLING = {
     "test_list_path": Key(str, REQUIRED, "list file: one prompt, or image|||prompt, per line"),
     "test_model": Key(str | None, REQUIRED, "checkpoint of the denoiser"),
-    "loras": Key(dict[str, float], {}, "LoRA files merged into the denoiser, with their scales: {file: 0.8}; training "
-                                       "starts from the merged weights"),
     "loras": Key(dict[str, float], {}, "LoRA files merged into the denoiser, with their scales: {file: 0.8}; training "
                                        "starts from the merged weights"),
     "vldm_cfg": Key(str | None, None, "YAML of the training run; its values stand behind this file's"),
@@ -248,7 +246,7 @@ METHODS = {
     "sr_start": Key(Literal["inversion", "noise"], "inversion",
                     "SR600: reach total_noise_levels by DDIM inversion, or by adding noise"),
     "sr_degradation": Key(float, 0.0, "SR600 training: share of clips made from pixels at half the size", minimum=0),
-    "stages": Key(dict, {}, "cascade: name -> {cfg: YAML, keys that replace its own}, in order"),
+    "stages": Key(dict, {}, "cascade: name -> {cfg: YAML, keys that replace its own}, in order", holds_keys=True),
     # ConsistI2V
     "guide_scale_img": Key(float, 1.0, "guidance by the picture, apart from the text's; 1 or less: by text alone"),
     "frame_stride": Key(int, 3, "frames of a source video per frame of the clip, told to the denoiser; trained: 1 to 5",

@@ -108,8 +108,11 @@ def _refuse(override: Override, depth: int, known: Iterable[str]) -> None:
 
 
 def _check_parameter(layer: Layer, override: Override, section: dict) -> None:
-    """A key that the section does not hold yet must be an argument of the section's component."""
+    """A key that the section does not hold yet must be an argument of the section's component, or a top-level key
+    where the section is made of those."""
     key = KEYS.get(override.path[0])
+    if key is not None and key.holds_keys and len(override.path) == 3 and override.path[2] in KEYS:
+        return
     if len(override.path) > 2 or key is None or key.registry is None:
         _refuse(override, len(override.path), section)
     load_components(layer.values.get("imports") or ())

@@ -52,9 +52,11 @@ class VideoRefinement(TextToVideo):
 
     # Texts.
 
-    @property
-    def embedder_section(self) -> dict:
-        section = self.cfg.embedder
+    @classmethod
+    def section(cls, cfg, name: str):
+        section = super().section(cfg, name)
+        if name != "embedder":
+            return section
         return Section({key: value for key, value in section.items() if key not in PROMPTS}, section.origins)
 
     def prompt(self, item) -> str:
@@ -95,6 +97,8 @@ class VideoRefinement(TextToVideo):
     def earlier_folder(self) -> Path | None:
         """The folder all videos of which are refined; None where a list says which."""
         cfg = self.cfg
+        if self.videos is not None:
+            return None
         if cfg.refine_dir:
             return Path(cfg.refine_dir)
         # The compositional model makes several videos of one line, under names that list them.

@@ -119,6 +119,12 @@ class UNetSD_HiGen(UNetSD):
         shift = self.remember("prior", (spat_prior,), lambda: self.img_embedding(spat_prior))
         return self.backbone(x, per_frame(emb, batch * frames) + content, context, stem_shift=shift)
 
+    def example_conditions(self, latents: Tensor, pixels: tuple[int, int]) -> dict[str, Tensor]:
+        """Every condition but the text, empty, for latents [b, c, f, h, w]; pixels: (height, width) of the video."""
+        batch, _, frames = latents.shape[:3]
+        return {"spat_prior": torch.empty_like(latents[:, :, 0]), "motion_cond": latents.new_zeros(batch, frames),
+                "appearance_cond": latents.new_empty(batch, frames, self.appearance_frames)}
+
     def _content(self, motion: Tensor, appearance: Tensor, frames: int) -> Tensor:
         """Embedding of motion and appearance, [(b f), E].
 
