@@ -221,13 +221,13 @@ class DreamVideo(TextToVideo):
         adapters = {f"{kind} adapter '{path}'": checkpoint.load_state(path) for kind, path in self.adapter_files()}
         return merge_adapters(self.model, f"base_model '{base}'", checkpoint.load_state(base), adapters)
 
-    @functools.cached_property
-    def weight_files(self) -> dict[str, dict]:
+    @property
+    def weight_paths(self) -> dict[str, str]:
         files = {"base": self.cfg.base_model} | {f"{kind}_adapter": path for kind, path in self.adapter_files()}
         files |= {"auto_encoder": AUTO_ENCODER.arguments(self.cfg.auto_encoder).get("pretrained"),
-                  "embedder": EMBEDDER.arguments(self.embedder_section).get("pretrained"),
+                  "embedder": EMBEDDER.arguments(self.section(self.cfg, "embedder")).get("pretrained"),
                   "text_embedding": self.text_embedding if self.cfg.use_textInversion else None}
-        return {role: {"path": path, "sha256": checkpoint.digest(path)} for role, path in files.items() if path}
+        return {role: path for role, path in files.items() if path}
 
     def items(self) -> list:
         """Lines `picture|||caption`, the picture below `test_data_dir`."""
