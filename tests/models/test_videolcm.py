@@ -36,9 +36,9 @@ def test_guidance_counts_where_the_network_has_a_layer_for_it(name):
 
 
 def test_the_layer_starts_without_effect_and_learns():
-    unet = small_unet(fill=False, guidance_embedding=True)
-    assert not unet.guidance_embed.weight.any()
-    torch.nn.init.ones_(unet.out[2].weight)
+    assert not small_unet(fill=False, guidance_embedding=True).guidance_embed.weight.any()
+    unet = small_unet(guidance_embedding=True)
+    torch.nn.init.zeros_(unet.guidance_embed.weight)
     unet(**call_inputs(), t_w=guidance_embedding(torch.tensor([9.0, 9.0]), GUIDANCE_WIDTH)).square().mean().backward()
     assert unet.guidance_embed.weight.grad.abs().max() > 0
 

@@ -36,9 +36,6 @@ def measure_autoencoder(cfg, clips: int, seed: int) -> dict[str, float]:
 
 def measure_videos(cfg, clips: int, seed: int, batch: int, sheet: str | None) -> dict[str, float]:
     """Share of generated clips that show what the caption asks for; for image-to-video also the first frame's PSNR."""
-    import torch
-
-    from tools.datasets.lists import Item
     from tools.media import contact_sheet, to_uint8, write_png
     from tools.metrics.attributes import accuracies, judge
     from tools.metrics.fidelity import psnr
@@ -48,18 +45,10 @@ def measure_videos(cfg, clips: int, seed: int, batch: int, sheet: str | None) ->
     engine.build()
     judgements, fidelity, shown = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        numbered = enumerate(_fresh(cfg, 1, clips, seed))
-        while chunk := list(itertools.islice(numbered, batch)):
-            items = []
-            for number, item in chunk:
-                picture = Path(folder) / f"{number}.png"
-                write_png(picture, to_uint8(item["video"], cfg.mean, cfg.std)[0])
-                items.append(Item(number + 1, item["caption"], str(picture)))
-            generators = [torch.Generator().manual_seed(seed + number) for number, _ in chunk]
-            videos = [to_uint8(v, cfg.mean, cfg.std) for v in engine.generate(items, generators)]
+        for items, firsts in fresh_items(cfg, clips, seed, batch, Path(folder)):
+            videos = [to_uint8(v, cfg.mean, cfg.std) for v in engine.generate(items, generators_of(items, seed))]
             judgements += [judge(video, item.caption) for video, item in zip(videos, items, strict=True)]
-            fidelity += [psnr(video[:1], to_uint8(item["video"], cfg.mean, cfg.std)[:1])
-                         for video, (_, item) in zip(videos, chunk, strict=True)]
+            fidelity += [psnr(video[:1], first[None]) for video, first in zip(videos, firsts, strict=True)]
             shown += list(zip(videos, (item.caption for item in items), strict=True))
             print(f"{len(judgements)}/{clips}", file=sys.stderr, flush=True)
     if sheet:
@@ -68,6 +57,27 @@ def measure_videos(cfg, clips: int, seed: int, batch: int, sheet: str | None) ->
     if engine.needs_image_vector:
         figures |= {"first_frame_psnr": sum(fidelity) / len(fidelity), "worst_first_frame_psnr": min(fidelity)}
     return figures
+
+
+def fresh_items(cfg, clips: int, seed: int, batch: int, folder: Path):
+    """Lists of up to `batch` list items with fresh captions, each with its first frame as a picture in `folder`, and
+    these frames, uint8 [H, W, 3] each."""
+    from tools.datasets.lists import Item
+    from tools.media import to_uint8, write_png
+
+    numbered = enumerate(_fresh(cfg, 1, clips, seed), start=1)
+    while chunk := list(itertools.islice(numbered, batch)):
+        firsts = [to_uint8(item["video"], cfg.mean, cfg.std)[0] for _, item in chunk]
+        pictures = [write_png(folder / f"{line}.png", first) for (line, _), first in zip(chunk, firsts, strict=True)]
+        yield [Item(line, item["caption"], str(picture))
+               for (line, item), picture in zip(chunk, pictures, strict=True)], firsts
+
+
+def generators_of(items: list, seed: int) -> list:
+    """Generators of the items' noise, which depends on their lines alone."""
+    import torch
+
+    return [torch.Generator().manual_seed(seed + item.line - 1) for item in items]
 
 
 def _fresh(cfg, frames: int, clips: int, seed: int):

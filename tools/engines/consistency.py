@@ -1,9 +1,10 @@
 """Consistency distillation of any method, and sampling in a few steps.
 
-`ConsistencyModel` stands before a method's class and replaces objective and sampler. What the denoiser is told, lists,
-pictures and names stay the method's, so that text, picture and composer conditions need nothing of their own here:
+`ConsistencyModel` stands behind a method's class, in the place of `LatentDiffusion`, with another objective and another
+sampler. What the denoiser is told, lists, pictures, passes and names stay the method's, so that text, picture and
+composer conditions need nothing of their own here:
 
-    class FewStepImageToVideo(ConsistencyModel, ImageToVideo): ...
+    class FewStepImageToVideo(ImageToVideo, ConsistencyModel): ...
 
 The tasks `train_lcm_entrance` and `inference_lcm_entrance` make that class from the task that `lcm_task` names.
 
@@ -108,6 +109,8 @@ class ConsistencyModel(LatentDiffusion):
             raise UserError(f"Diffusion {self.cfg.Diffusion['type']} cannot be distilled; DiffusionDDIM can")
         self.grid = SolverGrid.of(self.diffusion.tables.alphas_cumprod, self.cfg.ddim_timesteps)
         if self.mode == "train":
+            # Student, teacher and target must be told the same: a network must not drop conditions by itself.
+            self.model.drops_conditions = False
             self.teacher, self.target = self._copy(), self._copy()
 
     def _copy(self) -> torch.nn.Module:
@@ -216,16 +219,25 @@ def few_step(task: str) -> type[ConsistencyModel]:
     if not inspect.isclass(method) or not issubclass(method, LatentDiffusion) or issubclass(method, ConsistencyModel):
         raise UserError(f"lcm_task '{task}' is no method that can be distilled; name a text- or image-conditioned one, "
                         "for instance train_t2v_entrance")
-    for hook in ("denoise", "batch_loss"):
-        if getattr(method, hook) is not getattr(LatentDiffusion, hook):
-            raise UserError(f"lcm_task '{task}': {method.__name__} has a '{hook}' of its own, which distillation would "
-                            "replace; name another task")
+    own = {"objective": method.loss is not LatentDiffusion.loss or _replaces(method, "batch_loss"),
+           "sampler": _replaces(method, "denoise")}
+    for what, is_own in own.items():
+        if is_own:
+            raise UserError(f"lcm_task '{task}': the method has its own {what}, in whose place a distilled one cannot "
+                            "stand; name another task")
     return _combined(method)
+
+
+def _replaces(method: type[LatentDiffusion], hook: str) -> bool:
+    """Whether the method does a hook's work alone, without calling the class behind it."""
+    own = [vars(cls)[hook] for cls in method.__mro__[:method.__mro__.index(LatentDiffusion)] if hook in vars(cls)]
+    # `__class__` is the cell that every `super()` reads.
+    return any("__class__" not in function.__code__.co_freevars for function in own)
 
 
 @functools.cache
 def _combined(method: type[LatentDiffusion]) -> type[ConsistencyModel]:
-    return type(f"FewStep{method.__name__}", (ConsistencyModel, method), {"__doc__": f"{method.__name__}, distilled."})
+    return type(f"FewStep{method.__name__}", (method, ConsistencyModel), {"__doc__": f"{method.__name__}, distilled."})
 
 
 def _inputs(network: type) -> dict[str, inspect.Parameter]:

@@ -54,7 +54,8 @@ class UNetSD_TFT2V(UNetSD):
     config_keys = ("video_compositions", "use_text_clip_vip_model", "drop_clip_text", "no_video_text",
                    "p_zero_depth_alone", "p_zero_motion_alone", "p_zero_motion")
     null_text_tokens = None
-    drops_text = True  # training's dropout takes the text too
+    drops_conditions = True  # in training mode
+    drops_text = True  # among them the text
 
     @takes_options_of(UNetSD)
     def __init__(self, config: Mapping | None = None, concat_dim: int = 8, hist_dim: int = 156, num_tokens: int = 4,
@@ -171,7 +172,7 @@ class UNetSD_TFT2V(UNetSD):
 
     def _dropout(self, batch: int) -> Drop:
         """What training does to the encoded conditions of this forward, by keyword."""
-        if not self.training:
+        if not (self.training and self.drops_conditions):
             return lambda key, value: value
         zero, keep = draw_extremes(batch, self.p_all_zero, self.p_all_keep)
 
