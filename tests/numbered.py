@@ -25,12 +25,12 @@ def numbers_of(frames: np.ndarray) -> list[int]:
 
 
 def write_coded(path, frames: np.ndarray, fps: int = 8, *, format: str, codec: str = "libx264", gop: int = 12,
-                b_frames: int = 2, stamps: Iterable[int] | None = None) -> None:
+                b_frames: int = 2, stamps: Iterable[int] | None = None, pixels: str = "yuv420p") -> None:
     """Write frames in any container and codec; `stamps` are their times in units of 1 / fps."""
     with av.open(str(path), "w", format=format) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.gop_size, stream.max_b_frames = "yuv420p", gop, b_frames
+        stream.pix_fmt, stream.gop_size, stream.max_b_frames = pixels, gop, b_frames
         stream.time_base = stream.codec_context.time_base = Fraction(1, fps)
         for frame, stamp in zip(frames, stamps if stamps is not None else range(len(frames)), strict=True):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")

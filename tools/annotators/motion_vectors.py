@@ -14,7 +14,7 @@ Where they come from:
 """
 import io
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -38,7 +38,9 @@ LAMBDA = 118  # FFmpeg's units of quality per step of the quantizer
 COLUMNS = ("source", "w", "h", "src_x", "src_y", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
 FULL_COLOR = 8.0  # pixels of motion that are drawn in full colour
 
-Picture = tuple[np.ndarray, np.ndarray | None]  # uint8 [H, W, 3], vectors [N, 10] or None where the codec exports none
+LONGEST = 600  # frames between two key frames, the most that FFmpeg's encoder allows
+
+Motion = tuple[np.ndarray, np.ndarray]  # a frame, uint8 [H, W, 3], and its motion, float32 [H, W, 2]
 
 
 @ANNOTATOR.register("motion_vectors", aliases=["motion"])
@@ -66,8 +68,8 @@ class MotionVectors(Annotator):
             UserError: `source` is 'codec' and there is none; the file is missing, not a video or damaged.
         """
         if isinstance(video, Tensor):
-            fields = self._of_pictures(list(as_pictures(video)))
-            return torch.from_numpy(np.stack(list(fields))).permute(0, 3, 1, 2).to(video.device)
+            fields = np.stack([field for _, field in self._of_pictures(lambda: as_pictures(video))])
+            return torch.from_numpy(fields).permute(0, 3, 1, 2).to(video.device)
         return torch.cat([maps for _, maps in self.stream(video)])
 
     def stream(self, path: str | Path) -> Iterator[tuple[Tensor, Tensor]]:
@@ -75,20 +77,24 @@ class MotionVectors(Annotator):
         for picture, field in self._of_file(path):
             yield as_frames(picture[None]), torch.from_numpy(np.ascontiguousarray(field)).permute(2, 0, 1)[None]
 
-    def _of_pictures(self, pictures: list[np.ndarray]) -> Iterator[np.ndarray]:
+    def _of_pictures(self, pictures: Callable[[], Iterable[np.ndarray]]) -> Iterator[Motion]:
+        """`pictures()` gives them from the first on, twice, so that a long video need not be held in memory."""
         if self.source == "codec":
             raise UserError("motion_vectors: frames have no codec; name a video file, or source mpeg4 or flow")
         if self.source == "flow":
-            return (field for _, field in self._flow(pictures))
-        return (self._field(picture, vectors) for picture, vectors in encode_anew(pictures))
+            yield from self._flow(pictures())
+        else:
+            for picture, vectors in zip(pictures(), encode_anew(pictures()), strict=True):
+                yield picture, self._field(picture, vectors)
 
-    def _of_file(self, path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(picture, motion [H, W, 2]) of every frame."""
+    def _of_file(self, path) -> Iterator[Motion]:
+        def pictures():
+            return map(media.frame_array, media.decode(path))
+
         if self.source == "mpeg4":
-            pictures = [media.frame_array(frame) for frame in media.decode(path)]
-            yield from zip(pictures, self._of_pictures(pictures), strict=True)
+            yield from self._of_pictures(pictures)
         elif self.source == "flow" or not self._exports(path):
-            yield from self._flow(media.frame_array(frame) for frame in media.decode(path))
+            yield from self._flow(pictures())
         else:
             for frame in media.decode(path, export_vectors=True):
                 field = self._field(frame.to_ndarray(format="rgb24"), vectors_of(frame))
@@ -112,7 +118,7 @@ class MotionVectors(Annotator):
         rows = np.zeros((0, len(COLUMNS))) if vectors is None else vectors
         return vector_map(rows, *picture.shape[:2], dense=self.dense)
 
-    def _flow(self, pictures: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _flow(self, pictures: Iterable[np.ndarray]) -> Iterator[Motion]:
         before = None
         for picture in pictures:
             field = np.zeros((*picture.shape[:2], 2), np.float32)
@@ -155,16 +161,17 @@ def vector_map(vectors: np.ndarray, height: int, width: int, dense: bool = False
     return field
 
 
-def encode_anew(pictures: list[np.ndarray]) -> Iterator[Picture]:
-    """Pictures, uint8 [H, W, 3] each, with the vectors that FFmpeg's MPEG-4 encoder finds."""
+def encode_anew(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray | None]:
+    """The vectors that FFmpeg's MPEG-4 encoder finds, for some pictures, uint8 [H, W, 3]; None at key frames."""
     buffer = io.BytesIO()
-    height, width = pictures[0].shape[:2]
     options = {"flags": "+qscale", "global_quality": str(QUANTIZER * LAMBDA), "sc_threshold": "1000000000"}
     with av.open(buffer, "w", format="avi") as container:
         stream = container.add_stream("mpeg4", rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
-        stream.gop_size, stream.max_b_frames = len(pictures) + 1, 0
-        for picture in pictures:
+        stream.pix_fmt, stream.gop_size, stream.max_b_frames = "yuv420p", LONGEST, 0
+        for number, picture in enumerate(pictures):
+            height, width = picture.shape[:2]
+            if number == 0:
+                stream.height, stream.width = height + height % 2, width + width % 2
             even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")))
         container.mux(stream.encode(None))
@@ -172,8 +179,7 @@ def encode_anew(pictures: list[np.ndarray]) -> Iterator[Picture]:
     with av.open(buffer) as container:
         stream = container.streams.video[0]
         media.ask_for_vectors(stream)
-        for picture, frame in zip(pictures, container.decode(stream), strict=True):
-            yield picture, vectors_of(frame)
+        yield from map(vectors_of, container.decode(stream))
 
 
 def block_centers(field: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Pictures and prompts as vectors of networks: CLIP ViT-B/32 and DINO ViT-S/16, as DreamVideo's figures take them."""
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,6 +18,7 @@ from tools.metrics.dino import DinoViT
 CLIP_ARCH = "ViT-B-32-quickgelu"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DINO_SIZE = (256, 224)  # pixels: short side, then the crop
+HEAD = 64  # width of an attention head
 CHUNK = 16  # pictures at a time
 
 
@@ -53,23 +55,39 @@ class DinoFeatures:
     """Vectors of pictures, not normalised.
 
     Args:
-        weights: file in DINO's layout (`dino_deitsmall16_pretrain.pth`, or timm's of the same keys) or hub name.
+        weights: file or hub name of any of DINO's plain transformers, in DINO's layout, which is timm's as well
+            (`dino_deitsmall16_pretrain.pth` is the one that DreamVideo measures by).
         device: where the network runs.
-        network: arguments of `DinoViT`, for weights that are not ViT-S/16's.
 
     Raises:
         UserError: the weights are missing or another network's.
     """
 
-    def __init__(self, weights: str, device: str = "cpu", **network):
-        self.network = load_frozen(on_meta(DinoViT, **network), load_state(weights), f"metrics: DINO '{weights}'")
-        self.network.to(device)
+    def __init__(self, weights: str, device: str = "cpu"):
+        state, what = load_state(weights), f"metrics: DINO '{weights}'"
+        self.network = load_frozen(on_meta(DinoViT, **_proportions(state, what)), state, what).to(device)
         self.device = device
         self.prepare = _pipeline(*DINO_SIZE, IMAGENET_MEAN, IMAGENET_STD)
 
     def images(self, pictures: Iterable[Image.Image | np.ndarray]) -> Tensor:
         """Class tokens [N, E] of N pictures, PIL or uint8 [H, W, 3]."""
         return _in_chunks(self.network, self.prepare, pictures, self.device)
+
+
+def _proportions(state: dict[str, Tensor], what: str) -> dict:
+    """Arguments of `DinoViT` for weights; heads are 64 wide in all of DINO's.
+
+    Raises:
+        UserError: these are no weights of a vision transformer.
+    """
+    try:
+        width, _, patch, _ = state["patch_embed.proj.weight"].shape
+        side = math.isqrt(state["pos_embed"].shape[1] - 1)
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"{what}: no weights of a vision transformer ({error})") from error
+    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+    return {"img_size": side * patch, "patch_size": patch, "embed_dim": width, "depth": depth,
+            "num_heads": max(1, width // HEAD)}
 
 
 def _pipeline(short_side: int, crop: int, mean, std) -> transforms.Compose:
