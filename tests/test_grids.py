@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from tools.grids import FONT_SIZE, GAP, contact_sheet, video_grid
+from tools.grids import FONT_SIZE, GAP, contact_sheet, plain_grid, video_grid
 
 
 def plain(level: int, frames: int, size=(64, 64)) -> np.ndarray:
@@ -44,3 +44,12 @@ def test_contact_sheet_has_a_row_per_clip_with_first_and_last_frame():
 def test_captions_and_clips_must_be_as_many():
     with pytest.raises(ValueError, match="zip"):
         video_grid([plain(10, 1)], [])
+
+
+def test_plain_grid_has_black_borders_and_leaves_one_clip_alone():
+    clips = [plain(level, 2) for level in (10, 20, 30)]
+    height, width = clips[0].shape[1:3]
+    grid = plain_grid(clips, columns=2)
+    assert grid.shape == (2, 2 * height + 6, 2 * width + 6, 3)
+    assert grid[0, 2, 2, 0] > 0 and not grid[:, :2].any() and not grid[:, :, width + 2:width + 4].any()
+    assert np.array_equal(plain_grid(clips[:1]), clips[0])

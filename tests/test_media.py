@@ -206,3 +206,17 @@ def test_grey_tail_is_dropped_above_forty_percent(share, left):
     frames = np.full((5, 10, 10, 3), 200, np.uint8)
     frames[-1].reshape(-1)[:round(share * 300)] = 137
     assert len(media.drop_grey_tail(frames)) == left
+
+
+def test_a_gif_plays_forever_at_the_rate_it_was_given(tmp_path):
+    frames = numbered_frames(range(9))
+    path = media.write_video(tmp_path / "x.gif", frames, 8)
+    with Image.open(path) as gif:
+        shown, lasting = [], []
+        for number in range(gif.n_frames):
+            gif.seek(number)
+            lasting.append(gif.info["duration"])
+            shown.append(np.asarray(gif.convert("RGB")))
+        assert gif.info["loop"] == 0
+    assert numbers_of(np.stack(shown)) == list(range(9))
+    assert sum(lasting) == pytest.approx(9 * 125, abs=10)

@@ -6,7 +6,7 @@ from tests.diffusions.networks import Recorder, randn
 from tools.diffusions import guidance
 from tools.diffusions.ddim import DiffusionDDIM
 from tools.diffusions.gaussian import GaussianDiffusion
-from tools.diffusions.guidance import Guidance, join, prepare
+from tools.diffusions.guidance import Guidance, TwoWayGuidance, join, prepare
 from tools.diffusions.schedules import sigma_schedule
 
 SHAPE = (2, 4, 3, 4, 5)
@@ -86,3 +86,18 @@ def test_gaussian_process_runs_one_branch_at_scale_one():
 def test_pair_without_scale_and_scale_without_pair_are_mistakes(model_kwargs, scale):
     with pytest.raises(ValueError, match="guide_scale"):
         prepare(Recorder(), model_kwargs, None if scale is None else Guidance(scale), batch=2)
+
+
+def test_text_and_picture_are_guided_apart_in_one_forward_as_in_three():
+    branches = [{"y": randn(2, 5, 3, seed=seed), "fps": FPS} for seed in range(3)]
+    x, t = randn(*SHAPE), torch.tensor([20, 30])
+    network = Recorder()
+    both, picture, none = (network(x, t, **branch) for branch in branches)
+    expected = none + 1.5 * (picture - none) + 7.5 * (both - picture)
+    for batched, forwards in ((False, 3), (True, 1)):
+        network = Recorder()
+        out = prepare(network, branches, TwoWayGuidance(7.5, image=1.5), batch=2, batched=batched)(x, t)
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+        assert len(network.calls) == forwards
+    with pytest.raises(ValueError, match="picture, neither"):
+        prepare(Recorder(), branches[:2], TwoWayGuidance(7.5, image=1.5), batch=2)

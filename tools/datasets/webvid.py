@@ -151,8 +151,8 @@ class AnnotatedClips(Dataset):
                 pass  # counted, and for another stride it may be long enough
             except UserError as error:
                 self._failures.report(index, error)
-            # What stands in for a video must not depend on whether it is known to be bad already.
-            random.setstate(state)
+                # What stands in for a video must not depend on whether it was known to be bad already.
+                random.setstate(state)
             index = random.randint(0, len(self) - 1)
         raise UserError(f"{TRIES} videos in a row cannot be read, '{self.clips[index].file}' for one; the log has the "
                         "reasons (is video_folder right?)")

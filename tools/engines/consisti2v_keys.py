@@ -6,8 +6,10 @@ original's default, as far as one of its sections is there at all.
 from typing import Any
 
 from tools import published
+from tools.defaults import KEYS
 from tools.defaults import ORIGIN as DEFAULT_ORIGIN
 from tools.errors import UserError, nearest
+from tools.kinds import convert
 from tools.models.consisti2v.folder import read_options
 
 ORIGIN = "ConsistI2V's keys"
@@ -74,7 +76,10 @@ def adopt(cfg) -> None:
 def _adopt_table(cfg, table: dict) -> None:
     for source, (target, default) in table.items():
         value = _lookup(cfg, source)
-        _set(cfg, target, default if value is None else value)
+        try:
+            _set(cfg, target, default if value is None else convert(value, KEYS[target]))
+        except ValueError as error:
+            raise UserError(f"{source} {error}") from None
 
 
 def _adopt_frameinit(cfg) -> None:
@@ -93,6 +98,9 @@ def _adopt_components(cfg) -> None:
     noise = {key: extra.pop(key) for key in NOISE_KEYS if extra.get(key) is not None}
     path = cfg.get("pipeline_pretrained_path") or cfg.get("pretrained_model_path")
     schedule = cfg.get("noise_scheduler_kwargs")
+    if path:
+        published.check_complete(path, [name for name in published.PARTS if name != "scheduler" or schedule is None],
+                                 variant)
     if schedule is None and path:
         schedule = published.read_json(published.part(path, "scheduler") + "/scheduler_config.json")
     if schedule is not None:
