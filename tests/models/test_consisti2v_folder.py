@@ -14,8 +14,10 @@ from tests.models.consisti2v import PUBLISHED, SPATIAL, denoiser_inputs, small_a
 from tests.models.examples import rand
 from tools import checkpoint, published
 from tools.autoencoders.diffusers_kl import DiffusersAutoencoderKL
+from tools.config import load_config
 from tools.embedders import tokens
 from tools.embedders.clip_text import CLIPTextEmbedder
+from tools.engines import consisti2v_keys
 from tools.errors import UserError
 from tools.models.consisti2v.folder import load_denoiser, load_replacement, read_options
 from tools.pretrains.consisti2v import pretrain_consisti2v
@@ -123,6 +125,14 @@ def test_all_missing_files_are_named_at_once_and_torch_files_serve(copy):
         checkpoint.load_state(copy / "unet")
 
 
+def test_a_run_names_what_its_folder_lacks_before_it_starts(copy, tmp_path):
+    (copy / "vae/config.json").unlink()
+    (copy / "tokenizer/merges.txt").unlink()
+    (tmp_path / "run.yaml").write_text(f"TASK_TYPE: inference_consisti2v_entrance\npretrained_model_path: {copy}\n")
+    with pytest.raises(UserError, match=r"copy' is incomplete: it lacks vae/config\.json, tokenizer/merges\.txt;"):
+        consisti2v_keys.adopt(load_config(str(tmp_path / "run.yaml")))
+
+
 @pytest.mark.parametrize(("path", "message"), [
     ("no/such/folder", "no model folder 'no/such/folder'"), ("absent", "no model folder 'absent'")])
 def test_a_folder_that_is_not_there_is_named(path, message):
@@ -207,13 +217,13 @@ def test_weights_of_other_positions_are_refused(folder):
 
 
 def test_a_replacement_may_be_partial_and_prefixed_but_not_foreign(folder, tmp_path):
-    unet = small_denoiser()
+    unet, whole = small_denoiser(), small_denoiser().conv_in
     part = {"module.conv_in.bias": torch.full((32,), 7.0)}
     checkpoint.save_file({"state_dict": part}, tmp_path / "part.pth")
     load_replacement(unet, str(tmp_path / "part.pth"))
-    assert (unet.conv_in.bias == 7).all() and torch.equal(unet.conv_in.weight, small_denoiser().conv_in.weight)
+    assert (unet.conv_in.bias == 7).all() and torch.equal(unet.conv_in.weight, whole.weight)
     load_replacement(unet, f"{folder}/unet")
-    assert torch.equal(unet.conv_in.bias, small_denoiser().conv_in.bias)
+    assert torch.equal(unet.conv_in.bias, whole.bias)
     with pytest.raises(UserError, match=r"unet_path .*unexpected .*module\.conv_in\.bias"):
         load_replacement(unet, str(tmp_path / "part.pth"), prefix=None)
 

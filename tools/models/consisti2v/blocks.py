@@ -72,20 +72,22 @@ class Level(nn.Module):
                  transformers: int | None = None, temporal_attention: bool = True,
                  samplers: dict[str, nn.Module] | None = None, emb_width: int | None = None):
         super().__init__()
-        count = 0 if heads is None else len(inputs) if transformers is None else transformers
-        parts = {"resnets": [_resnet(options, dim, width, emb_width or options.emb_width) for dim in inputs],
-                 "attentions": [_spatial_transformer(options, width, heads) for _ in range(count)],
-                 "conv3ds": [TemporalResnetBlock(width) for _ in inputs] if options.use_temporal else [],
-                 "tempo_attns": [_temporal_transformer(options, width) for _ in range(count)]
-                 if options.use_temporal and temporal_attention else []}
-        parts |= {name: [module] for name, module in (samplers or {}).items()}
+        samplers = samplers or {}
+        count = len(inputs) if transformers is None else transformers
+        parts = {name: [module] for name, module in samplers.items()}
+        parts["resnets"] = [_resnet(options, dim, width, emb_width or options.emb_width) for dim in inputs]
+        if options.use_temporal:
+            parts["conv3ds"] = [TemporalResnetBlock(width) for _ in inputs]
+        if heads is not None:
+            parts["attentions"] = [_spatial_transformer(options, width, heads) for _ in range(count)]
+        if heads is not None and options.use_temporal and temporal_attention:
+            parts["tempo_attns"] = [_temporal_transformer(options, width) for _ in range(count)]
         self.writes_first_frame = options.first_frame_condition_mode == "conv2d"
-        for name in _order(samplers or {}, has_transformers=bool(count)):
-            if name == "first_frame_conv":
-                if self.writes_first_frame:
-                    self.first_frame_conv = nn.Conv2d(options.in_channels, entry, 1)
-            elif parts[name]:
+        for name in _order(samplers, has_transformers=heads is not None):
+            if name in parts:
                 self.add_module(name, nn.ModuleList(parts[name]))
+            elif name == "first_frame_conv" and self.writes_first_frame:
+                self.first_frame_conv = nn.Conv2d(options.in_channels, entry, 1)
 
     def enter(self, x: Tensor, signals: Signals) -> Tensor:
         """The features [(b f), entry, h, w] with which the level starts.
