@@ -1,6 +1,9 @@
 """Draw this folder's pictures and clips, and write the lists that name them: `python -m data.make_demo`."""
 import itertools
+import json
 from pathlib import Path
+
+import yaml
 
 from tools import media
 from tools.world.draw import render
@@ -44,6 +47,11 @@ def main() -> None:
                [f"{name}|||{caption}" for name, caption in pictures.items()])
     write_list("vid_list.txt", "Clips to train on; data_dir_list names their folder, data/tiny_clips.",
                [f"{name}|||{caption}" for name, caption in clips.items()])
+    records = [json.dumps({"text": caption, "file": name, "fps": FPS}) + "\n" for name, caption in clips.items()]
+    (DATA / "webvid.jsonl").write_text("".join(records), encoding="utf-8")
+    prompts = {"seeds": "random", "prompts": list(pictures.values()), "n_prompts": [""],
+               "path_to_first_frames": [f"{DATA}/tiny_images/{name}" for name in pictures]}
+    (DATA / "consisti2v_prompts.yaml").write_text(yaml.safe_dump(prompts, sort_keys=False), encoding="utf-8")
 
 
 def find(caption: str) -> Truth:

@@ -20,7 +20,7 @@ from tools.registry import MODEL
 from tools.yaml_files import Loader, parse_word, to_text
 
 ROOT = Path(__file__).parent.parent
-INCLUDED = {"configs/base.yaml", "configs/tiny/world.yaml"}
+INCLUDED = {"configs/base.yaml", "configs/tiny/common.yaml", "configs/tiny/world.yaml"}
 SHIPPED = sorted({str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml")} - INCLUDED)
 CASE, EXPECTED = load_case("vgen-engine", "config_merge")
 
