@@ -60,8 +60,11 @@ class Studio:
 
     def wants_picture(self, name: str) -> bool:
         """Whether the configuration starts from a picture."""
+        return self._engine_class(name).needs_image_vector
+
+    def _engine_class(self, name: str) -> type:
         cfg = self.configs[name]
-        return ENGINE.get(cfg.TASK_TYPE).func.for_config(cfg).needs_image_vector
+        return ENGINE.get(cfg.TASK_TYPE).func.for_config(cfg)
 
     def defaults(self, name: str) -> Settings:
         """The configuration's own settings, with the first line of its list (empty where there is no list)."""
@@ -73,7 +76,8 @@ class Studio:
         except UserError as error:
             log.info("%s: no example: %s", name, error)
         return Settings(prompt, picture if picture and Path(picture).is_file() else None, cfg.seed,
-                        1.0 if cfg.guide_scale is None else cfg.guide_scale, cfg.ddim_timesteps)
+                        1.0 if cfg.guide_scale is None else cfg.guide_scale,
+                        cfg[self._engine_class(name).steps_key])
 
     def make(self, name: str, settings: Settings, progress: Callable[[int, int], None]) -> Path:
         """Make one video as `inference.py` would of a list with this one line, which is kept beside it.
@@ -98,13 +102,13 @@ class Studio:
         folder = Path(self.configs[name].log_dir) / "gradio" / datetime.now().strftime("%Y%m%d-%H%M%S-%f")
         with self._lock:
             try:
-                sampling = Sampling(self._ready(name, self._write_request(folder, settings)))
+                sampling = Sampling(self._ready(name, self._write_request(name, folder, settings)))
                 return sampling.make(sampling.requests(), progress)[0]
             except UserError:
                 shutil.rmtree(folder)  # holds nothing but the request
                 raise
 
-    def _write_request(self, folder: Path, settings: Settings) -> dict:
+    def _write_request(self, name: str, folder: Path, settings: Settings) -> dict:
         """Write the list of one line and the picture to `folder`; returns what they change in the configuration."""
         folder.mkdir(parents=True)
         line = f"{' '.join(settings.prompt.split())}|{settings.seed}\n"
@@ -113,7 +117,8 @@ class Studio:
         list_file = folder / f"{folder.name}.txt"
         list_file.write_text(line, encoding="utf-8")
         return {"log_dir": str(folder.parent), "test_list_path": str(list_file), "seed": settings.seed, "round": 1,
-                "guide_scale": settings.guide_scale, "ddim_timesteps": settings.steps, "resume": False}
+                "guide_scale": settings.guide_scale, self._engine_class(name).steps_key: settings.steps,
+                "resume": False}
 
     def _ready(self, name: str, changes: dict):
         """The engine of a configuration with its weights, told of this request; another one is dropped to make room."""

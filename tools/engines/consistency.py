@@ -51,6 +51,7 @@ class ConsistencyModel(LatentDiffusion):
         target: follows the student, `lcm_target_decay` of its past per update.
     """
 
+    steps_key = "num_inference_steps"
     frozen_copies = 2
 
     def __new__(cls, cfg, mode: str):
@@ -63,7 +64,7 @@ class ConsistencyModel(LatentDiffusion):
     def check(self) -> None:
         super().check()
         cfg = self.cfg
-        if self.mode == "train" and not (cfg.Pretrain or {}).get("resume_checkpoint", cfg.Pretrain):
+        if self.mode == "train" and not (cfg.Pretrain and cfg.Pretrain.get("resume_checkpoint", True)):
             raise UserError("nothing to distil: Pretrain must name the weights of the teacher")
         if cfg.num_inference_steps > cfg.ddim_timesteps:
             raise UserError(f"num_inference_steps {cfg.num_inference_steps} is more than ddim_timesteps "

@@ -40,11 +40,13 @@ class Engine:
     Attributes:
         sections: keys of the YAML sections that `build` makes components of; the one that is trained comes first.
         frozen_copies: copies of the trained module that training keeps beside it and does not train.
+        steps_key: the key that says in how many steps sampling denoises.
         reseeds: `seeding sequential` starts the random streams anew for every prompt, as the original's task does.
         clip_section: key of the section that describes the training clips.
     """
 
     sections: tuple[str, ...] = ()
+    steps_key = "ddim_timesteps"
     reseeds = False
     frozen_copies = 0
     clip_section = "vid_dataset"
