@@ -18,8 +18,13 @@ overrides:
 tasks (TASK_TYPE in the YAML):
   sampling  inference_text2video_entrance   text to video (ModelScopeT2V)
             inference_i2vgen_entrance       image to video (I2VGen-XL)
+            inference_higen_entrance        text to video by way of a key frame (HiGen)
+            inference_sr600_entrance        refinement of an earlier run's videos (SR600)
+            inference_cascade_entrance      several of them by one command
   training  train_t2v_entrance              text to video
             train_i2v_vs_img_text_entrance  image to video
+            train_t2v_higen_entrance        HiGen
+            train_sr600_entrance            refinement
   --list names everything that is registered, your own --imports included.
 
 examples:
