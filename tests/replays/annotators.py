@@ -93,7 +93,7 @@ def replay_midas(case: dict, expected: dict, path) -> Iterator[tuple]:
     state = rule_state(network.published_state(), case)
     yield from compared_keys(state, case)
     network.network.load_state_dict(network.from_published(state))
-    own = {published: f"network.{name}" for published, name in published_names(case["config"]["num_layers"]).items()}
+    own = {published: f"network.{name}" for published, name in published_names(network.num_layers).items()}
     for call in case["calls"]:
         stages = {stage: midas_module(stage, own) for stage in call.get("stages", ())}
         with torch.no_grad(), record_stages(network, stages.values()) as seen:

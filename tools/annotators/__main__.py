@@ -76,12 +76,12 @@ def main(argv: list[str]) -> None:
         raise UserError(f"no video file '{video}'")
     if out.exists() and out.samefile(video):
         raise UserError(f"'{out}' is the video itself; give the result another name")
-    module = importlib.import_module(f"tools.annotators.{name}")
+    importlib.import_module(f"tools.annotators.{name}")
     from tools.media import probe_video
     from tools.registry import ANNOTATOR
     fps = probe_video(video).fps
     annotator = ANNOTATOR.build({"type": name, **options})
-    print(f"{WRITERS[out.suffix](out, annotator, video, fps)}: {module.__doc__.splitlines()[0]}")
+    print(f"wrote {WRITERS[out.suffix](out, annotator, video, fps)}")
 
 
 def write_pictures(out: Path, annotator, video: str, fps: float) -> Path:

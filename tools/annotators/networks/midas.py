@@ -36,7 +36,7 @@ class MiDaS(nn.Module):
         from transformers import DPTConfig, DPTForDepthEstimation  # seconds to import
 
         super().__init__()
-        self.patch_size, self.stage = patch_size, num_layers // STAGES
+        self.patch_size, self.num_layers = patch_size, num_layers
         self.network = DPTForDepthEstimation(DPTConfig(
             hidden_size=dim, num_hidden_layers=num_layers, num_attention_heads=num_heads, intermediate_size=4 * dim,
             layer_norm_eps=EPS, image_size=image_size, patch_size=patch_size, neck_hidden_sizes=list(neck_dims),
@@ -58,7 +58,7 @@ class MiDaS(nn.Module):
         stages = []
         for number, layer in enumerate(self.network.dpt.encoder.layer, start=1):
             tokens = layer(tokens)
-            if number % self.stage == 0:
+            if number % (self.num_layers // STAGES) == 0:
                 stages.append(tokens)
         fused = self.network.neck(stages, rows, columns)
         return self.network.head(fused)[:, None]
@@ -66,7 +66,7 @@ class MiDaS(nn.Module):
     def key_table(self) -> dict[str, list[str]]:
         """Key in VGen's file -> keys of transformers' whose tensors it holds one below the other, in file order."""
         own, table = self.network.state_dict().keys(), {}
-        for published, name in published_names(len(self.network.dpt.encoder.layer)).items():
+        for published, name in published_names(self.num_layers).items():
             if name in own:
                 table[published] = [name]
             modules = [f"{name}.{part}" for part in QKV] if published.endswith("to_qkv") else [name]
