@@ -1,14 +1,16 @@
 """Draw this folder's pictures and clips, and write the lists that name them: `python -m data.make_demo`."""
+import dataclasses
 import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from tools import media
 from tools.world.draw import render
 from tools.world.scene import Truth, sample_truth
-from tools.world.vocabulary import caption_of
+from tools.world.vocabulary import NEW_COLORS, NEW_SHAPES, World, caption_of
 
 DATA = Path("data")
 SERIES = 20240  # the seed of no training set and no test
@@ -29,8 +31,12 @@ CLIPS = {  # caption -> frames; the last is shorter than a training clip of 16
     "a purple circle growing on a black background": 12,
 }
 
+PHOTOS = 6  # of the subject that no base model has seen
+SUBJECT = World(shapes=tuple(NEW_SHAPES), colors=tuple(NEW_COLORS))
+
 
 def main() -> None:
+    draw_subject()
     pictures = {}
     for caption in PICTURES:
         name = f"{file_stem(caption)}.png"
@@ -52,6 +58,20 @@ def main() -> None:
     prompts = {"seeds": "random", "prompts": list(pictures.values()), "n_prompts": [""],
                "path_to_first_frames": [f"{DATA}/tiny_images/{name}" for name in pictures]}
     (DATA / "consisti2v_prompts.yaml").write_text(yaml.safe_dump(prompts, sort_keys=False), encoding="utf-8")
+
+
+def draw_subject() -> None:
+    """Photos of a striped hexagon, with masks: white where it is."""
+    folder, lines = DATA / "tiny_subject", []
+    for number in range(PHOTOS):
+        truth = sample_truth(SERIES, number, SUBJECT)
+        on_black, on_white = (render(dataclasses.replace(truth, background=name), 1, SIZE)[0].astype(int)
+                              for name in ("black", "white"))
+        mask = 255 * (on_white - on_black < 128)  # where the background hardly shows
+        media.write_png(folder / f"{number}.png", render(truth, 1, SIZE)[0])
+        media.write_png(folder / "masks" / f"{number}.png", mask.astype(np.uint8))
+        lines.append(f"{number}.png|||a * {truth.motion} on a {truth.background} background")
+    write_list("tiny_subject.txt", "Photos of a subject to learn, in data/tiny_subject with their masks.", lines)
 
 
 def find(caption: str) -> Truth:

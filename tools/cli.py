@@ -20,10 +20,12 @@ tasks (TASK_TYPE in the YAML):
             inference_i2vgen_entrance       image to video (I2VGen-XL)
             inference_higen_entrance        text to video by way of a key frame (HiGen)
             inference_sr600_entrance        refinement of an earlier run's videos (SR600)
+            inference_dreamvideo_entrance   a subject and a motion of your own (DreamVideo)
             inference_cascade_entrance      several of them by one command
   training  train_t2v_entrance              text to video
             train_i2v_vs_img_text_entrance  image to video
             train_t2v_higen_entrance        HiGen
+            train_dreamvideo_entrance       DreamVideo's word, adapters of the subject and of the motion
             train_sr600_entrance            refinement
   --list names everything that is registered, your own --imports included.
 

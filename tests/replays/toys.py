@@ -131,7 +131,7 @@ class ToyManager(nn.Module):
     def content(self) -> dict:
         """The published layout of text embedding files."""
         return {"string_to_token": {text: torch.tensor(0) for text in self.placeholders},
-                "string_to_param": nn.ParameterDict({text: self.manager for text in self.placeholders})}
+                "string_to_param": nn.ParameterDict(dict.fromkeys(self.placeholders, self.manager))}
 
 
 @AUTO_ENCODER.register()

@@ -38,6 +38,7 @@ class ProceduralVideoDataset(Dataset):
         get_first_frame: the reference is the first frame, else the middle one.
         get_random_frame: the reference is a frame drawn at random (also a function of seed and index).
         captioned: False leaves the captions empty, as those of videos that nobody has described.
+        caption: form of the captions in place of the world's own: 'a * {motion} on a {background} background'.
 
     Items:
         video: float32 [F, 3, H, W]; ref_frame: float32 [3, H, W], one of its frames; vit_frame: float32 [3, h, w], the
@@ -52,7 +53,8 @@ class ProceduralVideoDataset(Dataset):
                  travel: Sequence[float] | None = None, vit_resolution: Sequence[int] = (64, 64),
                  mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5),
                  vit_mean: Sequence[float] = CLIP_MEAN, vit_std: Sequence[float] = CLIP_STD,
-                 get_first_frame: bool = True, get_random_frame: bool = False, captioned: bool = True):
+                 get_first_frame: bool = True, get_random_frame: bool = False, captioned: bool = True,
+                 caption: str | None = None):
         for name, value, least in (("length", length, 1), ("max_frames", max_frames, 1), ("seed", seed, 0),
                                    ("resolution", min(resolution), 16), ("vit_resolution", min(vit_resolution), 1)):
             if value < least:
@@ -65,7 +67,12 @@ class ProceduralVideoDataset(Dataset):
         self.mean, self.std = mean, std
         self.for_clip = vit_transforms(resolution, vit_resolution, vit_mean, vit_std)
         self.get_first_frame, self.get_random_frame = get_first_frame, get_random_frame
-        self.captioned = captioned
+        self.captioned, self.caption_form = captioned, caption
+        try:
+            self._caption(self.truth(0))
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(f"ProceduralVideoDataset: caption '{caption}' may name {{shape}}, {{color}}, "
+                            f"{{background}} and {{motion}} in braces and nothing else ({error})") from error
 
     def __len__(self) -> int:
         return self.length
@@ -84,11 +91,16 @@ class ProceduralVideoDataset(Dataset):
             "ref_frame": video[reference],
             "vit_frame": self.for_clip(Image.fromarray(frames[reference])),
             "video": video,
-            "caption": caption_of(truth) if self.captioned else "",
+            "caption": self._caption(truth),
             "key": f"{self.seed}-{index:08d}",
             "fps": self.fps,
             "truth": self._collatable(truth),
         }
+
+    def _caption(self, truth: Truth) -> str:
+        if not self.captioned:
+            return ""
+        return caption_of(truth) if self.caption_form is None else self.caption_form.format(**_words(truth))
 
     def _reference(self, index: int) -> int:
         if self.get_random_frame:
@@ -97,9 +109,13 @@ class ProceduralVideoDataset(Dataset):
 
     def _collatable(self, truth: Truth) -> dict:
         path = track(truth, self.frames, self.size)
-        words = {k: v for k, v in dataclasses.asdict(truth).items() if isinstance(v, str)}
-        return words | {"position": torch.from_numpy(path.centers), "size": torch.from_numpy(path.radii),
+        return _words(truth) | {"position": torch.from_numpy(path.centers), "size": torch.from_numpy(path.radii),
                         "angle": torch.from_numpy(path.angles)}
+
+
+def _words(truth: Truth) -> dict[str, str]:
+    """What of a clip has a name."""
+    return {key: value for key, value in dataclasses.asdict(truth).items() if isinstance(value, str)}
 
 
 def _normalise(frames: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

@@ -61,7 +61,7 @@ class DreamVideo(TextToVideo):
         super().build()
         if self.cfg.use_textInversion:
             self.manager = self.learned_words().to(self.runtime.device)
-        self.customised = Customised(self.model, self.manager)
+        self.customised = Customised(self.model, self.manager).train(self.mode == "train")
 
     def learned_words(self) -> nn.Module:
         """The manager of placeholders, with the vectors of `text_embedding_path`."""

@@ -7,6 +7,8 @@ area and its angle do over time. Nothing of the clip's truth is used, and what i
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,7 +22,7 @@ MAX_BACKGROUND_ERROR = 24  # grey levels, root mean square: less than flat grey 
 MIN_VIVIDNESS = 0.55  # of the named colour's chroma (largest minus smallest channel)
 MAX_HUE_ERROR = 22  # degrees; the nearest two colours of the world are 27 apart
 MIN_SHARE = 0.7  # of all that is coloured must be one object
-MAX_MISFIT = 0.25  # of the area, for a large object; what pixels blur away comes on top, see `_misfits`
+MAX_MISFIT = 0.25  # of the area, for a large object; what pixels blur away comes on top, see `misfits_of`
 BLURS = (0.7, 1.0, 1.4)  # pixels, standard deviation of an edge's softness
 
 # What a motion of the world does over a clip, so that the three kinds can be compared on one scale.
@@ -110,7 +112,7 @@ def read_clip(video: np.ndarray) -> Reading:
         raise ValueError(f"a clip is uint8 [F, H, W, 3], not {video.dtype} {list(video.shape)}")
     rows = border_rows(video)
     blobs = [find_object(frame, rows) for frame in video]
-    misfits = [_misfits(blob) for blob in blobs]
+    misfits = [misfits_of(blob) for blob in blobs]
     shape = _clip_shape(blobs, misfits)
     centers = np.array([b.center if b else (math.nan, math.nan) for b in blobs], np.float32)
     areas = np.array([b.area if b else math.nan for b in blobs], np.float32)
@@ -147,7 +149,35 @@ def find_object(frame: np.ndarray, rows: np.ndarray) -> Blob | None:
         frame: uint8 [H, W, 3].
         rows: background, float32 [H, 3].
     """
-    chroma = _chroma(cv2.blur(frame, (3, 3)))
+    region = largest_region(frame)
+    if region is None:
+        return None
+    pixels = frame[region.window].astype(np.float32)
+    rgb = np.median(pixels[region.inside], axis=0)
+    back = rows[region.top:region.top + len(pixels), None]
+    toward = rgb - back
+    cover = ((pixels - back) * toward).sum(-1) / np.maximum((toward ** 2).sum(-1), 1.0)
+    return large_enough(Blob(rgb, (cover * region.near).clip(0, 1).astype(np.float32), region.left, region.top), frame)
+
+
+class Region(NamedTuple):
+    """A coloured thing: where in the frame, which pixels there may belong to it (0, 1), which surely do."""
+
+    left: int
+    top: int
+    near: np.ndarray
+    inside: np.ndarray
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns."""
+        height, width = self.near.shape
+        return np.s_[self.top:self.top + height, self.left:self.left + width]
+
+
+def largest_region(frame: np.ndarray) -> Region | None:
+    """The one coloured thing of a frame [H, W, 3]; None where there is none, or several."""
+    chroma = chroma_of(cv2.blur(frame, (3, 3)))
     peak = int(chroma.max())
     if peak < MIN_CHROMA:
         return None
@@ -161,17 +191,16 @@ def find_object(frame: np.ndarray, rows: np.ndarray) -> Blob | None:
     y0, x0 = max(top - gap, 0), max(left - gap, 0)
     window = np.s_[y0:top + height + gap, x0:left + width + gap]
     near = cv2.dilate((labels[window] == largest).astype(np.uint8), np.ones((2 * gap + 1,) * 2, np.uint8))
-    pixels = frame[window].astype(np.float32)
     inside = (labels[window] == largest) & (chroma[window] > 0.8 * chroma[labels == largest].max())
-    rgb = np.median(pixels[inside], axis=0)
-    back = rows[y0:y0 + len(pixels), None]
-    toward = rgb - back
-    cover = ((pixels - back) * toward).sum(-1) / np.maximum((toward ** 2).sum(-1), 1.0)
-    blob = Blob(rgb, (cover * near).clip(0, 1).astype(np.float32), x0, y0)
+    return Region(x0, y0, near, inside)
+
+
+def large_enough(blob: Blob, frame: np.ndarray) -> Blob | None:
+    """The blob, if it is more than a speck of the frame."""
     return blob if blob.area > MIN_AREA * min(frame.shape[:2]) ** 2 else None
 
 
-def _chroma(frame: np.ndarray) -> np.ndarray:
+def chroma_of(frame: np.ndarray) -> np.ndarray:
     """Largest minus smallest channel of every pixel, uint8 [H, W, 3] to [H, W]."""
     red, green, blue = cv2.split(frame)
     return cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
@@ -191,8 +220,8 @@ def hue(rgb: np.ndarray) -> float:
     return math.degrees(math.atan2(math.sqrt(3) * (green - blue), 2 * red - green - blue)) % 360
 
 
-def _misfits(blob: Blob | None) -> dict[str, float] | None:
-    """For every shape: how much of the object it leaves unexplained, 0 (nothing) to 1 (the most that may be).
+def misfits_of(blob: Blob | None, outlines: Mapping = SHAPES) -> dict[str, float] | None:
+    """For every outline: how much of the object it leaves unexplained, 0 (nothing) to 1 (the most that may be).
 
     The shape is drawn at the object's own centre, area and angle, none of which blur changes, and as soft as fits
     best. The limit is a share of the area that is larger for small objects: these are all edge.
@@ -202,7 +231,7 @@ def _misfits(blob: Blob | None) -> dict[str, float] | None:
     limit = (MAX_MISFIT + 0.5 / math.sqrt(blob.area / math.pi)) * blob.area
     x, y = blob.grid
     misfits = {}
-    for shape, tips in SHAPES.items():
+    for shape, tips in outlines.items():
         angle = blob.phase(tips.count) - tips.upright if tips else 0.0
         radius = math.sqrt(blob.area / unit_area(shape))
         drawn = np.clip(0.5 - signed_distance(shape, x, y, np.float32(radius), np.float32(angle)), 0, 1)

@@ -4,7 +4,7 @@ import math
 import numpy as np
 
 from tools.world.scene import Track, Truth, track
-from tools.world.vocabulary import BACKGROUNDS, COLORS, SHAPES
+from tools.world.vocabulary import BACKGROUNDS, COLORS, NEW_COLORS, OUTLINES, STRIPES
 
 BANDS = 8  # stripes over the height: 8 pixels each at 64
 
@@ -36,11 +36,27 @@ def paint(words, path: Track, size: tuple[int, int]) -> np.ndarray:
     y = grid[None, :, None] + (corners[:, 1] - path.centers[:, 1]).astype(np.float32)[:, None, None]
     distance = signed_distance(words.shape, x, y, path.radii[:, None, None], path.angles[:, None, None])
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
-    color = np.array(COLORS[words.color], np.float32)
-    for frame, alpha, (left, top) in zip(video, cover, corners):
+    color = ink(words.color, x, y, path.radii[:, None, None], path.angles[:, None, None])
+    for number, (frame, alpha, (left, top)) in enumerate(zip(video, cover, corners)):
         box = frame[top:top + side, left:left + side]
-        box[:] = box + alpha * (color - box) + 0.5
+        box[:] = box + alpha * (color[number % len(color)] - box) + 0.5
     return video
+
+
+def ink(name: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Colour of an object's pixels, float32: [1, 3] where it has one, [F, h, w, 3] where it is striped.
+
+    Stripes turn with the object and meet in a ramp one pixel wide; arguments as in `signed_distance`.
+    """
+    if name in COLORS:
+        return np.array([COLORS[name]], np.float32)
+    first, second = (np.array(COLORS[part], np.float32) for part in NEW_COLORS[name])
+    band = 2 * radius / STRIPES
+    across = y * np.cos(angle) - x * np.sin(angle) + radius  # from the top of the object
+    to_edge = (across + band / 2) % band - band / 2  # signed distance to the nearest edge between bands
+    above = (np.round(across / band) - 1) % 2  # is the band above that edge of the second colour?
+    share = np.where(above == 1, 1, 0) + np.where(above == 1, -1, 1) * np.clip(to_edge + 0.5, 0, 1)
+    return first + share[..., None].astype(np.float32) * (second - first)
 
 
 def background(name: str, height: int) -> np.ndarray:
@@ -61,14 +77,14 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray
     """Distance to the outline, negative inside; exact but beyond the corners, where the edges' lines go on.
 
     Args:
-        shape: one of `SHAPES`.
+        shape: one of `OUTLINES`.
         x, y: position relative to the object's centre (y down), broadcast against the rest.
         radius: circumradius in the unit of x and y.
         angle: radians clockwise from upright.
     """
-    if SHAPES[shape] is None:
+    if OUTLINES[shape] is None:
         return np.hypot(x, y) - radius
-    tips = SHAPES[shape]
+    tips = OUTLINES[shape]
     # Fold the plane into half a sector, 0 (a tip) to pi / count (the notch beside it): one edge is all that is left.
     sector = 2 * math.pi / tips.count
     theta = np.arctan2(x, -y) - angle - np.float32(tips.upright)
@@ -81,5 +97,5 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray
 
 def unit_area(shape: str) -> float:
     """Area of a shape of circumradius 1."""
-    tips = SHAPES[shape]
+    tips = OUTLINES[shape]
     return math.pi if tips is None else tips.count * tips.notch * math.sin(math.pi / tips.count)

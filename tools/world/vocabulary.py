@@ -53,7 +53,15 @@ MOTIONS = {
     "turning": None,
 }
 
-VOCABULARY = {"shapes": SHAPES, "colors": COLORS, "backgrounds": BACKGROUNDS, "motions": MOTIONS}
+# What no base model has seen: a subject and a motion to customise one with. A world draws them only where asked to.
+NEW_SHAPES = {"hexagon": Tips(6, math.cos(math.pi / 6))}
+NEW_COLORS = {"red-and-yellow": ("red", "yellow")}  # in turn, from the top, in `STRIPES` bands across the object
+NEW_MOTIONS = {"spiralling": None}
+STRIPES = 3
+
+OUTLINES = SHAPES | NEW_SHAPES
+VOCABULARY = {"shapes": OUTLINES, "colors": COLORS | NEW_COLORS, "backgrounds": BACKGROUNDS,
+              "motions": MOTIONS | NEW_MOTIONS}
 
 
 @dataclasses.dataclass(frozen=True)
