@@ -66,17 +66,22 @@ def build(studio, chosen: str):
         """Values that a configuration brings along, in the order of `inputs`."""
         settings = studio.defaults(name)
         picture = gr.update(value=settings.picture, visible=studio.wants_picture(name))
-        return settings.prompt, picture, settings.seed, settings.guide_scale, settings.steps
+        own = [gr.update(value=settings.more[key], visible=True) if key in settings.more else gr.update(visible=False)
+               for key in controls]
+        return settings.prompt, picture, settings.seed, settings.guide_scale, settings.steps, *own
 
-    def run(name, prompt, picture, seed, guide_scale, steps, fresh, progress=gr.Progress()):  # noqa: B008  gradio's way
+    def run(name, prompt, picture, seed, guide_scale, steps, fresh,
+            progress=gr.Progress(), *own):  # noqa: B008  gradio's way
         seed = random.randint(0, MAX_SEED) if fresh else int(seed)
         try:
-            settings = Settings(prompt, picture, seed, float(guide_scale), int(steps))
+            more = dict(zip(controls, own, strict=False))
+            settings = Settings(prompt, picture, seed, float(guide_scale), int(steps), more)
             return *make_video(studio, name, settings, progress), seed
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
     first = studio.defaults(chosen)
+    controls = {control.key: control for name in studio.configs for control in studio.controls(name)}
     with gr.Blocks(title="OneReel", analytics_enabled=False) as page:
         gr.Markdown("# OneReel\nA video from a sentence, or from a picture and a sentence.")
         with gr.Row():
@@ -90,15 +95,25 @@ def build(studio, chosen: str):
                     fresh = gr.Checkbox(False, label="Another seed each time")
                 guide_scale = gr.Slider(1, 20, first.guide_scale, step=0.1, label="Guidance")
                 steps = gr.Slider(1, 200, first.steps, step=1, label="Denoising steps")
+                own = [_component(gr, control, first.more.get(control.key)) for control in controls.values()]
                 start = gr.Button("Make the video", variant="primary")
             with gr.Column():
                 video = gr.Video(label="Video", autoplay=True, loop=True)
                 note = gr.Textbox(label="Made", interactive=False)
                 sidecar = gr.File(label="All it takes to make it again")
-        name.change(show, name, [prompt, picture, seed, guide_scale, steps])
-        start.click(run, [name, prompt, picture, seed, guide_scale, steps, fresh], [video, sidecar, note, seed],
+        name.change(show, name, [prompt, picture, seed, guide_scale, steps, *own])
+        start.click(run, [name, prompt, picture, seed, guide_scale, steps, fresh, *own], [video, sidecar, note, seed],
                     api_name="make_video", concurrency_limit=1)
     return page
+
+
+def _component(gr, control, value):
+    """Menu or slider of a method's own setting, hidden (value None) where the chosen configuration has no such one."""
+    shown = {"label": control.label, "visible": value is not None}
+    if control.choices:
+        return gr.Dropdown(list(control.choices), value=value or control.choices[0], **shown)
+    return gr.Slider(control.minimum, control.maximum, control.minimum if value is None else value, step=control.step,
+                     **shown)
 
 
 def main() -> None:

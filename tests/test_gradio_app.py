@@ -11,6 +11,7 @@ from PIL import Image
 import gradio_app
 from tools import noise
 from tools.datasets.lists import clean_name, read_pairs, read_prompts
+from tools.engines.controls import FRAMEINIT, Control, OptionalChoice
 from tools.engines.engine import Engine, tasks
 from tools.errors import UserError
 from tools.media import probe_video
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 class FormulaEngine(Engine):
     """Makes noise of the request's seed, four frames of 16x16, in as many steps as asked for."""
 
-    needs_image_vector = False
+    needs_picture = False
     builds = 0
 
     def check(self):
@@ -33,7 +34,7 @@ class FormulaEngine(Engine):
         type(self).builds += 1
 
     def items(self):
-        return (read_pairs if self.needs_image_vector else read_prompts)(self.cfg.test_list_path)
+        return (read_pairs if self.needs_picture else read_prompts)(self.cfg.test_list_path)
 
     def output_name(self, request, rank, world_size):
         return f"{request.index:04d}_{clean_name(request.item.caption)}.mp4"
@@ -57,7 +58,9 @@ class TextEngine(FormulaEngine):
 class PictureEngine(FormulaEngine):
     """Starts from a picture."""
 
-    needs_image_vector = True
+    needs_picture = True
+    controls = (Control("frame_stride", "Stride", 1, 5), FRAMEINIT,
+                OptionalChoice("camera_motion", "Camera", choices=("still", "zoom_in")))
 
 
 @pytest.fixture
@@ -88,7 +91,8 @@ def test_configurations_that_sample_are_offered(studio):
 
 
 def test_defaults_are_the_configurations_with_its_first_example(studio, tmp_path):
-    assert studio.defaults(name_of(studio, "picture")) == Settings("a cat", f"{tmp_path}/cat.png", 11, 2.5, 3)
+    own = {"frame_stride": 3, "noise_init": 0, "camera_motion": "still"}
+    assert studio.defaults(name_of(studio, "picture")) == Settings("a cat", f"{tmp_path}/cat.png", 11, 2.5, 3, own)
     assert studio.defaults(name_of(studio, "text")) == Settings("a dog", None, 11, 2.5, 3)
 
 
@@ -105,6 +109,17 @@ def test_handler_makes_a_video_with_its_sidecar_and_reports_progress(studio, tmp
     assert (record["prompt"], record["seed"], record["config"]["guide_scale"]) == ("a red cat", 7, 4.0)
     assert Path(record["item"]["path"]).is_file()
     assert "seed 7" in note
+
+
+def test_controls_of_a_method_change_its_configuration(studio, tmp_path):
+    name, own = name_of(studio, "picture"), {"frame_stride": 5.0, "noise_init": 700, "camera_motion": "zoom_in"}
+    configs = []
+    for more in (own, own | {"noise_init": 0, "camera_motion": "still"}, {}):
+        video = studio.make(name, Settings("a cat", str(tmp_path / "cat.png"), 1, 1.0, 1, more), ignore)
+        configs.append(json.loads(video.with_suffix(".json").read_text())["config"])
+    keys = ("frame_stride", "noise_init", "camera_motion")
+    assert [tuple(config[key] for key in keys) for config in configs] == [
+        (5, {"type": "FrameInit", "noise_level": 700}, "zoom_in"), (5, None, None), (3, None, None)]
 
 
 def test_same_seed_makes_the_same_video_in_another_folder(studio):
@@ -154,7 +169,7 @@ def test_page_offers_every_choice(studio):
     labels = {block.label: block for block in page.blocks.values() if getattr(block, "label", None)}
 
     assert {"Configuration", "Prompt", "Picture to start from", "Seed", "Guidance", "Denoising steps"} <= set(labels)
-    assert not labels["Picture to start from"].visible
+    assert not labels["Picture to start from"].visible and not labels["Camera"].visible
     assert labels["Prompt"].value == "a dog"
 
 

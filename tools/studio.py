@@ -3,12 +3,13 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from tools.config import Config, load_config
 from tools.datasets.lists import SEPARATOR
+from tools.engines.controls import Control
 from tools.engines.sample import Sampling
 from tools.errors import UserError
 from tools.registry import ENGINE, load_components
@@ -26,6 +27,7 @@ class Settings:
         seed: of the video's noise.
         guide_scale: classifier-free guidance.
         steps: denoising steps.
+        more: values of the method's own controls by key; those left out stay as configured.
     """
 
     prompt: str
@@ -33,6 +35,7 @@ class Settings:
     seed: int
     guide_scale: float
     steps: int
+    more: dict = field(default_factory=dict)
 
 
 class Studio:
@@ -49,7 +52,7 @@ class Studio:
             try:
                 cfg = load_config(str(path))
                 load_components(cfg.imports)
-                if "TASK_TYPE" in cfg and is_sampling(cfg.TASK_TYPE):
+                if "TASK_TYPE" in cfg and takes_prompts(cfg):
                     self.configs[str(path)] = cfg
             except UserError as error:
                 log.warning("%s is left out: %s", path, error)
@@ -60,7 +63,11 @@ class Studio:
 
     def wants_picture(self, name: str) -> bool:
         """Whether the configuration starts from a picture."""
-        return self._engine_class(name).needs_image_vector
+        return self._engine_class(name).needs_picture
+
+    def controls(self, name: str) -> tuple[Control, ...]:
+        """Settings of the configuration's method beside those that all have."""
+        return self._engine_class(name).controls
 
     def _engine_class(self, name: str) -> type:
         cfg = self.configs[name]
@@ -77,7 +84,8 @@ class Studio:
             log.info("%s: no example: %s", name, error)
         return Settings(prompt, picture if picture and Path(picture).is_file() else None, cfg.seed,
                         1.0 if cfg.guide_scale is None else cfg.guide_scale,
-                        cfg[self._engine_class(name).steps_key])
+                        cfg[self._engine_class(name).steps_key],
+                        {control.key: control.value(cfg) for control in self.controls(name)})
 
     def make(self, name: str, settings: Settings, progress: Callable[[int, int], None]) -> Path:
         """Make one video as `inference.py` would of a list with this one line, which is kept beside it.
@@ -116,9 +124,12 @@ class Studio:
             line = f"{shutil.copy(settings.picture, folder)}{SEPARATOR}{line}"
         list_file = folder / f"{folder.name}.txt"
         list_file.write_text(line, encoding="utf-8")
-        return {"log_dir": str(folder.parent), "test_list_path": str(list_file), "seed": settings.seed, "round": 1,
-                "guide_scale": settings.guide_scale, self._engine_class(name).steps_key: settings.steps,
-                "resume": False}
+        changes = {"log_dir": str(folder.parent), "seed": settings.seed, "round": 1, "resume": False,
+                   "guide_scale": settings.guide_scale, self._engine_class(name).steps_key: settings.steps}
+        for control in self.controls(name):
+            value = settings.more.get(control.key, control.value(self.configs[name]))
+            changes |= control.changes(self.configs[name], value)
+        return changes | self._engine_class(name).list_changes(str(list_file))
 
     def _ready(self, name: str, changes: dict):
         """The engine of a configuration with its weights, told of this request; another one is dropped to make room."""
@@ -140,6 +151,7 @@ def engine_of(cfg: Config):
     return ENGINE.build({"type": cfg.TASK_TYPE}, cfg=cfg)
 
 
-def is_sampling(task: str) -> bool:
-    """Whether a registered task samples."""
-    return ENGINE.get(task).keywords["mode"] == "sample"
+def takes_prompts(cfg: Config) -> bool:
+    """Whether a configuration's task samples from a prompt."""
+    task = ENGINE.get(cfg.TASK_TYPE)
+    return task.keywords["mode"] == "sample" and task.func.for_config(cfg).from_prompt

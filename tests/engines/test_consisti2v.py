@@ -74,9 +74,9 @@ def test_the_video_starts_with_the_picture_and_follows_what_it_is_told(small, tm
             assert torch.equal(latents_of(engine), reference) == ("autoregress_steps" in changes), changes
     item, = engine.items()
     for changes in ({"caption": "da"}, {"negative": "da"}):
-        with mock.patch.object(engine, "prompts", [dataclasses.replace(item, **changes)]):
+        with mock.patch.object(engine, "items", return_value=[dataclasses.replace(item, **changes)]):
             assert not torch.equal(latents_of(engine), reference), changes
-    with mock.patch.object(engine, "noise_init", None):
+    with mock.patch.dict(engine.cfg, {"noise_init": None}):
         assert not torch.equal(latents_of(engine), reference)
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 from tests.engines import tiny as tasks
 from tools import runtime
 from tools.datasets.lists import Item
-from tools.engines.i2vgen import _dropped
+from tools.engines.i2vgen import dropped
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 
@@ -61,7 +61,7 @@ def test_dropouts_are_whole_independent_and_to_what_sampling_shows_unguided(trai
 def test_nothing_is_drawn_for_a_dropout_that_is_off():
     state = torch.get_rng_state()
     condition = torch.ones(2, 3)
-    assert _dropped(condition, 0.0) is condition
+    assert dropped(condition, 0.0) is condition
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -10,10 +10,10 @@ from tests.replays.consisti2v_parts import scheduler
 from tools.autoencoders.diffusers_kl import DiffusersAutoencoderKL
 from tools.config import Config
 from tools.defaults import default_values
+from tools.diffusions import frameinit  # noqa: F401 - registers FrameInit
 from tools.embedders.clip_text import CLIPTextEmbedder
 from tools.engines.consisti2v import ConsistI2V
 from tools.models.consisti2v.unet import VideoLDMUNet3DConditionModel
-from tools.registry import NOISE_INIT
 
 TOY = "toy"
 
@@ -105,7 +105,6 @@ def engine_of(settings: dict, schedule: dict, model: nn.Module, mode: str, **par
     engine = ConsistI2V(cfg, mode)
     engine.diffusion = scheduler(schedule)
     engine.model = engine.network = model
-    engine.noise_init = NOISE_INIT.build(cfg.noise_init) if cfg.noise_init else None
     for name, part in parts.items():
         setattr(engine, name, part)
     return engine

@@ -14,13 +14,14 @@ from PIL import Image
 
 from tools import noise
 from tools.config import Config
-from tools.datasets.camera_motion import check_motion, moving_frames
+from tools.datasets.camera_motion import MOTIONS, check_motion, moving_frames
 from tools.datasets.lists import NAME_BYTES, read_prompts_or_pairs
 from tools.datasets.prompts import make_items, read_prompt_config
-from tools.datasets.tensor_transforms import first_frame
+from tools.datasets.tensor_transforms import FITS, first_frame
 from tools.diffusions.guidance import Guidance, TwoWayGuidance
 from tools.engines import consisti2v_keys
 from tools.engines.consisti2v_output import save_model, write_grid, write_settings
+from tools.engines.controls import FRAMEINIT, Control, OptionalChoice
 from tools.engines.engine import tasks
 from tools.engines.latent_diffusion import LatentDiffusion
 from tools.errors import UserError
@@ -28,6 +29,7 @@ from tools.media import read_image
 from tools.models.consisti2v.folder import load_replacement
 
 NAME_WORDS = 10  # of a prompt in a file's name
+ITEM_KEYS = ("prompt", "n_prompt", "path_to_first_frame", "prompt_config", "test_list_path")
 
 
 @tasks(train=("train_consisti2v_entrance",), sample=("inference_consisti2v_entrance",))
@@ -40,10 +42,23 @@ class ConsistI2V(LatentDiffusion):
     """
 
     needs_picture = True
+    controls = (
+        Control("guide_scale_img", "Guidance by the picture (1: by text alone)", 1, 20, 0.1),
+        Control("frame_stride", "Frame stride: larger moves more", 1, 5),
+        FRAMEINIT,
+        OptionalChoice("camera_motion", "Camera", choices=("still", *MOTIONS)),
+        Control("picture_fit", "Picture that has another shape", choices=FITS),
+        Control("autoregress_steps", "Clips in a row", 1, 10),
+    )
 
     @classmethod
     def adopt(cls, cfg: Config) -> None:
         consisti2v_keys.adopt(cfg)
+
+    def __init__(self, cfg: Config, mode: str):
+        super().__init__(cfg, mode)
+        self._asked: list | None = None
+        self._items: list = []
 
     def build(self) -> None:
         super().build()
@@ -154,9 +169,17 @@ class ConsistI2V(LatentDiffusion):
 
     # What is sampled, and where it goes.
 
-    @functools.cached_property
-    def prompts(self) -> list:
-        """Items of the command line, of a prompt file, or of a list of `picture|||caption` lines."""
+    def items(self) -> list:
+        """Items of the command line, of a prompt file, or of a list of `picture|||caption` lines.
+
+        They are read once, because a prompt file may ask for seeds to be drawn.
+        """
+        asked = [self.cfg.get(key) for key in ITEM_KEYS]
+        if self._asked != asked:
+            self._asked, self._items = asked, self._read_items()
+        return self._items
+
+    def _read_items(self) -> list:
         cfg = self.cfg
         if cfg.prompt is not None:
             return make_items([cfg.prompt], cfg.n_prompt, cfg.path_to_first_frame, None)
@@ -164,8 +187,10 @@ class ConsistI2V(LatentDiffusion):
             return read_prompt_config(cfg.prompt_config)
         return read_prompts_or_pairs(cfg.test_list_path)
 
-    def items(self) -> list:
-        return self.prompts
+    @classmethod
+    def list_changes(cls, list_file: str) -> dict:
+        alone = {"prompt": None, "prompt_config": None, "output_name": None, "save_model": False, "format": "mp4"}
+        return super().list_changes(list_file) | alone
 
     def check(self) -> None:
         super().check()

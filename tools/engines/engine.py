@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from tools import checkpoint, runtime
+from tools.engines.controls import Control
 from tools.engines.sample import Sampling
 from tools.engines.train import Trainer
 from tools.errors import UserError
@@ -42,6 +43,9 @@ class Engine:
         frozen_copies: copies of the trained module that training keeps beside it and does not train.
         steps_key: the key that says in how many steps sampling denoises.
         reseeds: `seeding sequential` starts the random streams anew for every prompt, as the original's task does.
+        needs_picture: every video starts from a picture.
+        from_prompt: makes a video of a prompt, perhaps with a picture; the app offers such methods.
+        controls: settings that the app offers beside those that all methods have.
         clip_section: key of the section that describes the training clips.
     """
 
@@ -49,6 +53,9 @@ class Engine:
     steps_key = "ddim_timesteps"
     reseeds = False
     frozen_copies = 0
+    needs_picture = False
+    from_prompt = True
+    controls: tuple[Control, ...] = ()
     clip_section = "vid_dataset"
 
     @classmethod
@@ -96,6 +103,11 @@ class Engine:
     def list_name(self) -> str:
         """Name of the folder below `log_dir` that sampling writes to: that of the list."""
         return Path(self.cfg.test_list_path).name.split(".")[0]
+
+    @classmethod
+    def list_changes(cls, list_file: str) -> dict:
+        """Keys of a configuration that make it sample one list into the folder `{log_dir}/{list name}`."""
+        return {"test_list_path": list_file}
 
     def resolved(self, request):
         """A request of the list with what its line leaves open filled in.

@@ -14,6 +14,7 @@ import torch
 
 from tools.datasets.lists import clean_name, read_pairs
 from tools.datasets.transforms import train_transforms
+from tools.engines.controls import FRAMEINIT
 from tools.engines.engine import tasks
 from tools.engines.text2video import TextToVideo
 from tools.media import read_image
@@ -24,6 +25,7 @@ class ImageToVideo(TextToVideo):
     """Adds to the text the picture: as a CLIP vector and as the latent of the first frame."""
 
     needs_image_vector = needs_picture = True
+    controls = (FRAMEINIT,)
 
     def conditions(self, batch: dict, training: bool) -> tuple[dict, dict]:
         positive, negative = super().conditions(batch, training)

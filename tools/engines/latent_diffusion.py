@@ -31,7 +31,6 @@ class LatentDiffusion(Engine):
 
     sections = ("UNet", "Diffusion", "auto_encoder", "embedder")
     needs_image_vector = False
-    needs_picture = False  # whether every video starts from one
     pixel_features: tuple[str, ...] = ()  # names of what `features` gives
 
     def build(self) -> None:
@@ -58,9 +57,16 @@ class LatentDiffusion(Engine):
                 self.model, self.first_step = PRETRAIN.build(cfg.Pretrain, **self.pretrain_options())
             self.adapt()
             choose_trainable(self.model, cfg.trainable_modules)
-        self.noise_init = NOISE_INIT.build(cfg.noise_init) if self.mode == "sample" and cfg.noise_init else None
+        if self.noise_init is not None:
+            self.noise_init.check(self.diffusion.num_timesteps)
         self.network = self.model.to(device)
         self.visual = VISUAL.build(cfg.visual_train) if self.mode == "train" and cfg.visual_train else None
+
+    @property
+    def noise_init(self):
+        """What leads the noise that sampling starts from; None where nothing does."""
+        wanted = self.mode == "sample" and self.cfg.noise_init
+        return NOISE_INIT.build(self.cfg.noise_init) if wanted else None
 
     def process(self):
         """The diffusion process."""
@@ -191,7 +197,7 @@ class LatentDiffusion(Engine):
 
     def preview(self, step: int, batch: dict) -> None:
         if self.visual is not None:
-            self.visual.run(self, step, batch)
+            self.visual.run(self, step, self.with_latents(batch) if self.pixel_features else batch)
 
     # Text and pixels.
 
@@ -280,11 +286,16 @@ class LatentDiffusion(Engine):
         """Batch of conditions' raw material for sampling; draws of a request come from its generator."""
         return {"caption": [self.prompt(item) for item in items]}
 
-    def initial_noise(self, generators: list) -> torch.Tensor:
-        """Noise [B, c, F, h, w] as the process has it: a draw for each request, which do not depend on the device."""
+    def initial_noise(self, generators: list, frames: int | None = None) -> torch.Tensor:
+        """Noise [B, c, F, h, w] as the process has it: a draw for each request, which do not depend on the device.
+
+        frames: F, where it is not that of the video.
+        """
+        channels, whole, height, width = self.latent_shape()
         strategy = getattr(self.diffusion, "strategy", Vanilla())
-        draw = functools.partial(noise.cpu_randn, generator=_source(generators))
-        return strategy(draw, (len(generators), *self.latent_shape())).to(self.runtime.device)
+        draw = functools.partial(noise.cpu_randn, generator=source_of(generators))
+        shape = len(generators), channels, frames or whole, height, width
+        return strategy(draw, shape).to(self.runtime.device)
 
     def with_offset(self, start: torch.Tensor, generators: list, strength: float) -> torch.Tensor:
         """Noise [B, c, F, h, w] with offset noise of that strength, one draw per channel and frame of a request."""
@@ -304,14 +315,14 @@ class LatentDiffusion(Engine):
         Raises:
             UserError: `noise_init` is set for a method without a picture.
         """
-        drawn = self.initial_noise(generators)
-        if self.noise_init is None:
+        drawn, init = self.initial_noise(generators), self.noise_init
+        if init is None:
             return drawn
         reference = self.reference_latents(batch)
         if reference is None:
             raise UserError(f"noise_init {self.cfg.noise_init['type']} needs a picture that the video starts from, "
                             f"which {self.cfg.TASK_TYPE} does not have; set noise_init null")
-        return self.noise_init(drawn, reference, self.diffusion, functools.partial(self.initial_noise, generators))
+        return init(drawn, reference, self.diffusion, functools.partial(self.initial_noise, generators))
 
     @torch.no_grad()
     def generate(self, items: list, generators: list, progress=None) -> list[torch.Tensor]:
@@ -328,9 +339,9 @@ class LatentDiffusion(Engine):
     def sample_latents(self, batch: dict, generators: list, progress=None) -> torch.Tensor:
         """Latents [B, c, F, h, w] of what `request` gave."""
         conditions = self.conditions(batch, training=False)
-        return self.denoise(self.start_noise(batch, generators), conditions, _source(generators), progress)
+        return self.denoise(self.start_noise(batch, generators), conditions, source_of(generators), progress)
 
 
-def _source(generators: list) -> torch.Generator | list[torch.Generator] | None:
+def source_of(generators: list) -> torch.Generator | list[torch.Generator] | None:
     """One generator that all samples of a batch share, or the list that gives every sample draws of its own."""
     return generators[0] if all(g is generators[0] for g in generators) else generators
