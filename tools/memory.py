@@ -17,13 +17,17 @@ def peak_bytes(computation: Callable[[], object]) -> int:
     Tensors made before it (weights) do not count, those it makes (activations, gradients) do. Attention counts as the
     fused kernels do: inputs and output, no matrix of scores.
     """
-    with _fused_attention(), _LiveBytes() as live:
+    with _fused_attention(), LiveBytes() as live:
         computation()
     return live.peak
 
 
-class _LiveBytes(TorchDispatchMode):
-    """Follows every storage from the operation that makes it to its end."""
+class LiveBytes(TorchDispatchMode):
+    """Follows every storage from the operation that makes it to its end, on any device.
+
+    Attributes:
+        now, peak: bytes of the tensors made inside the context that live now, and that lived at the worst moment.
+    """
 
     def __init__(self):
         super().__init__()

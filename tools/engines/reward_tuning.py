@@ -22,7 +22,7 @@ from tools.registry import REWARD
 from tools.rewards.evaluation import diversity
 from tools.rewards.losses import data_alignment, policy_gradient, reward_loss, weighted_regression
 from tools.rewards.scoring import require_gradient, score_frames
-from tools.rewards.segments import Segments, take_frames
+from tools.rewards.segments import Segments
 from tools.rewards.tracker import PerPromptStatTracker
 from tools.rewards.video import VideoReward, unit_range
 
@@ -188,19 +188,21 @@ class RewardTuning(LatentDiffusion):
         """
         cfg, rank, ranks = self.cfg, self.runtime.rank, self.runtime.world_size
         captions = read_captions(cfg.eval_list_path)[:cfg.eval_captions]
-        segments = Segments(cfg.segments, "middle", attenuation=None)
         sums = torch.zeros(3, device=self.runtime.device)
         for number in range(rank, len(captions), ranks):
             seeds = [cfg.seed + number * cfg.eval_samples + i for i in range(cfg.eval_samples)]
             items = [Item(number + 1, captions[number])] * cfg.eval_samples
             videos = torch.stack(self.generate(items, [torch.Generator().manual_seed(seed) for seed in seeds]))
-            videos = unit_range(videos.transpose(1, 2))
-            index = segments.choose(len(items), videos.shape[2], videos.device)
-            frames = take_frames(videos, index).transpose(1, 2)
-            reward = score_frames(self.reward, frames, [item.caption for item in items]).mean()
-            sums += torch.stack([reward, diversity(videos), reward.new_ones(())])
+            sums += torch.stack([*self.judge(videos, captions[number]), sums.new_ones(())])
         reward, spread, count = self.runtime.mean(sums)
         return {"reward": float(reward / count), "diversity": float(spread / count)}
+
+    def judge(self, videos: Tensor, caption: str) -> tuple[Tensor, Tensor]:
+        """Mean reward and diversity of videos [N, F, 3, H, W] in [-1, 1] of one caption."""
+        videos = unit_range(videos)
+        index = Segments(self.cfg.segments, "middle", attenuation=None).choose(*videos.shape[:2], videos.device)
+        frames = videos[torch.arange(len(videos), device=videos.device)[:, None], index]
+        return score_frames(self.reward, frames, [caption] * len(videos)).mean(), diversity(videos)
 
 
 def reward_section(cfg) -> dict:

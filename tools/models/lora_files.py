@@ -24,6 +24,7 @@ from tools.errors import UserError, nearest
 from tools.models.diffusers_keys import key_map
 from tools.models.lora import SUFFIX, is_lora_key, lora_scale, pairs, weight_name
 
+State = dict[str, Tensor]
 Pair = tuple[Tensor, Tensor]
 PAIR_KEYS = tuple(re.compile(pattern) for pattern in (
     r"(?P<layer>.+)_lora\.(?P<half>down|up)_linear\.weight",
@@ -55,24 +56,24 @@ class LoRA:
         return {down.shape[0] for down, _ in self.pairs.values()}
 
 
-def load(path: str, network: nn.Module, alpha: float | None = None) -> LoRA:
-    """A file's changes of `network`'s weights.
+def load(path: str, base: nn.Module | State, alpha: float | None = None) -> LoRA:
+    """A file's changes of a base's weights.
 
     Args:
         path: safetensors or torch file, or hub name.
-        network: the base, whose names and shapes the changes must fit.
+        base: network or state dict, whose names and shapes the changes must fit.
         alpha: the factor's numerator for files that do not bring one along.
 
     Raises:
         UserError: no such file, no LoRA in it, or one of another network.
     """
     given = _alpha_beside(path)
-    return from_state(checkpoint.load_state(path), network, f"LoRA '{path}'", alpha if given is None else given)
+    return from_state(checkpoint.load_state(path), base, f"LoRA '{path}'", alpha if given is None else given)
 
 
-def from_state(state: dict[str, Tensor], network: nn.Module, source: str, alpha: float | None = None) -> LoRA:
+def from_state(state: State, base: nn.Module | State, source: str, alpha: float | None = None) -> LoRA:
     """As `load`, from a state dict in any layout; the weights of a whole checkpoint are passed over."""
-    weights = network.state_dict()
+    weights = base.state_dict() if isinstance(base, nn.Module) else base
     names = _NamesHere(weights, source)
     halves: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
@@ -83,8 +84,7 @@ def from_state(state: dict[str, Tensor], network: nn.Module, source: str, alpha:
         elif match := ALPHA_KEY.fullmatch(key):
             halves.setdefault(names(match["layer"]), {})["alpha"] = value
         elif is_lora_key(key) or key not in weights:
-            raise UserError(f"{source}: key '{key}' is no part of a LoRA pair and no weight of "
-                            f"{type(network).__name__}")
+            raise UserError(f"{source}: key '{key}' is no part of a LoRA pair and no weight of the base")
     if not halves:
         raise UserError(f"{source}: there is no LoRA in it")
     return LoRA({name: _pair(name, parts, weights[name].shape, source, alpha) for name, parts in halves.items()},
@@ -146,7 +146,7 @@ def of_network(network: nn.Module) -> LoRA:
                  for name, pair in pairs(network).items()}, type(network).__name__)
 
 
-def pairs_of(state: dict[str, Tensor], rank: int, alpha: float | None) -> dict[str, Tensor]:
+def pairs_of(state: State, rank: int, alpha: float | None) -> State:
     """The pairs in a network's state dict as they stand in a file: their factor is part of `up`."""
     scale = lora_scale(rank, alpha)
     return {key: scale * value if ".up_linear." in key else value for key, value in state.items() if is_lora_key(key)}
@@ -174,7 +174,7 @@ def load_pairs(network: nn.Module, lora: LoRA) -> None:
         pair.up_linear.weight.copy_(up.flatten(1) / pair.scale)
 
 
-def published_state(lora: LoRA) -> dict[str, Tensor]:
+def published_state(lora: LoRA) -> State:
     """The changes in InstructVideo's layout."""
     state = {}
     for name, (down, up) in lora.pairs.items():
@@ -183,7 +183,7 @@ def published_state(lora: LoRA) -> dict[str, Tensor]:
     return state
 
 
-def diffusers_state(lora: LoRA, weights: Iterable[str]) -> dict[str, Tensor]:
+def diffusers_state(lora: LoRA, weights: Iterable[str]) -> State:
     """The changes in the layout of peft and diffusers' `load_lora_weights`.
 
     Args:
@@ -199,18 +199,17 @@ def diffusers_state(lora: LoRA, weights: Iterable[str]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def merge(network: nn.Module, loras: Iterable[tuple[LoRA, float]]) -> dict[str, Tensor]:
-    """Add scale * up @ down of every LoRA to the network's weights.
+def merge(base: nn.Module | State, loras: Iterable[tuple[LoRA, float]]) -> State:
+    """Add scale * up @ down of every LoRA to the base's weights, in place.
 
     Args:
-        network: the base.
+        base: network or state dict.
         loras: changes with their scales; one weight may be changed by several.
 
     Returns:
         The touched weights as they were, for `restore`.
     """
-    weights = dict(network.named_parameters())
-    before = {}
+    weights, before = _tensors(base), {}
     for lora, scale in loras:
         for name, (down, up) in lora.pairs.items():
             weight = weights[name]
@@ -220,15 +219,19 @@ def merge(network: nn.Module, loras: Iterable[tuple[LoRA, float]]) -> dict[str, 
     return before
 
 
+def _tensors(base: nn.Module | State) -> State:
+    return dict(base.named_parameters()) if isinstance(base, nn.Module) else base
+
+
 @torch.no_grad()
-def restore(network: nn.Module, before: dict[str, Tensor]) -> None:
+def restore(base: nn.Module | State, before: State) -> None:
     """Undo `merge` to the last bit."""
-    weights = dict(network.named_parameters())
+    weights = _tensors(base)
     for name, value in before.items():
         weights[name].copy_(value)
 
 
-def merged_state(state: dict[str, Tensor], alpha: float | None = None) -> dict[str, Tensor]:
+def merged_state(state: State, alpha: float | None = None) -> State:
     """A whole checkpoint in the published layout with its pairs merged into the weights beside them.
 
     Args:

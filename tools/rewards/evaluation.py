@@ -9,7 +9,7 @@ def diversity(videos: Tensor) -> Tensor:
     """Root mean square difference of two videos, the mean over all pairs; 0 for a single one.
 
     Args:
-        videos: [N, 3, F, H, W] in 0..1, all made from one caption.
+        videos: [N, ...] in 0..1, all made from one caption.
     """
     pairs = itertools.combinations(videos, 2)
     differences = [(a - b).square().mean().sqrt() for a, b in pairs]

@@ -34,6 +34,8 @@ def _colors(captions: list[str]) -> list[tuple[int, int, int]]:
 class ObjectSize(nn.Module):
     """How near the object's circumradius is to `target`: 1 there, falling linearly to 0 at twice that and at nothing.
 
+    What counts is the geometric mean over the scored frames of a clip, so that growing and shrinking stay possible.
+
     Args:
         target: in units of the frame's shorter side; clips of the world have 0.17 to 0.22.
     """
@@ -45,11 +47,12 @@ class ObjectSize(nn.Module):
         self.target = target
 
     def forward(self, frames: Tensor, captions: list[str]) -> Tensor:
-        """frames [B, S, 3, H, W] in 0..1 -> [B, S]."""
+        """frames [B, S, 3, H, W] in 0..1 -> [B, S], one score per clip."""
         areas = [unit_area(parse_caption(caption).shape) for caption in captions]
         unit = torch.tensor(areas, device=frames.device).view(-1, 1) * min(frames.shape[-2:]) ** 2
-        radius = (cover(frames, captions).sum(dim=(2, 3)) / unit).clamp(min=1e-6).sqrt()
-        return (1 - (radius - self.target).abs() / self.target).clamp(min=0)
+        squares = (cover(frames, captions).sum(dim=(2, 3)) / unit).clamp(min=1e-6)
+        radius = squares.log().mean(dim=1, keepdim=True).div(2).exp()
+        return (1 - (radius - self.target).abs() / self.target).clamp(min=0).expand(-1, frames.shape[1])
 
 
 @REWARD.register()
