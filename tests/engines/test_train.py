@@ -36,7 +36,8 @@ for file in sys.argv[1:]:
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL
 """
-RUNS = {"t2v": {"grad_accumulation": 2, "use_ema": True}, "i2v": {"cache_latents": 4, "grad_clip": 0.5}}
+RUNS = {"t2v": {"grad_accumulation": 2, "use_ema": True}, "i2v": {"cache_latents": 4, "grad_clip": 0.5},
+        "higen": {"cache_latents": 4}, "sr": {"sr_degradation": 0.5}}
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 

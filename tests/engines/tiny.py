@@ -26,9 +26,14 @@ DDCONFIG = {"double_z": True, "z_channels": 4, "resolution": SIDE, "in_channels"
             "ch_mult": [1, 1, 1, 1], "num_res_blocks": 0, "attn_resolutions": [], "dropout": 0.0}
 UNET = {"in_dim": 4, "out_dim": 4, "dim": 32, "dim_mult": [1, 2], "attn_scales": [0.5], "num_heads": 2, "head_dim": 16,
         "num_res_blocks": 1, "context_dim": WIDTH, "y_dim": WIDTH, "dropout": 0.1, "use_checkpoint": False}
-UNETS = {"t2v": "UNetSD_T2VBase", "i2v": "UNetSD_I2VGen"}
+UNETS = {"t2v": "UNetSD_T2VBase", "i2v": "UNetSD_I2VGen", "higen": "UNetSD_HiGen", "sr": "UNetSD_SR600"}
 TASKS = {"t2v": ("train_t2v_entrance", "inference_text2video_entrance"),
-         "i2v": ("train_i2v_vs_img_text_entrance", "inference_i2vgen_entrance")}
+         "i2v": ("train_i2v_vs_img_text_entrance", "inference_i2vgen_entrance"),
+         "higen": ("train_t2v_higen_entrance", "inference_higen_entrance"),
+         "sr": ("train_sr600_entrance", "inference_sr600_entrance")}
+COSINE = {"schedule": "cosine", "mean_type": "v", "schedule_param": {"num_timesteps": 1000, "zero_terminal_snr": True}}
+OWN_KEYS = {"sr": {"Diffusion": {"type": "DiffusionDDIMSR", "reverse_diffusion": COSINE, "forward_diffusion": COSINE},
+                   "sr_resolution": [2 * SIDE, 2 * SIDE], "sr_steps": 3}}
 
 
 class Tiny:
@@ -50,7 +55,7 @@ class Tiny:
             checkpoint.save_file(fill_module(module).state_dict(), self.weights(name))
 
     def weights(self, name: str) -> Path:
-        """File of `clip`, `autoencoder`, `t2v` or `i2v`."""
+        """File of `clip`, `autoencoder`, or a method of `UNETS`."""
         return self.folder / f"{name}.safetensors"
 
     def shared(self, method: str) -> dict:
@@ -62,7 +67,7 @@ class Tiny:
                              "pretrained": str(self.weights("autoencoder"))},
             "embedder": {"type": "FrozenOpenCLIPTextVisualEmbedder", "arch": str(self.arch),
                          "pretrained": str(self.weights("clip")), "layer": "penultimate"},
-            "UNet": {"type": UNETS[method], **UNET},
+            "UNet": {"type": UNETS[method], **UNET}, **OWN_KEYS.get(method, {}),
         }
 
     def training(self, folder: Path, method: str, name: str = "train.yaml", **changes) -> str:

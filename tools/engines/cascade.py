@@ -30,6 +30,8 @@ class Cascade(Engine):
     not set them. A stage's networks are gone from memory before the next stage loads its own.
     """
 
+    from_prompt = False
+
     def run(self) -> None:
         runtime.start_logging(self.runtime, None)
         names, engines = self.engines()

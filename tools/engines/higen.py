@@ -20,7 +20,6 @@ from functools import cached_property
 
 import torch
 
-from tools import noise
 from tools.engines.content import (
     appearance_of,
     appearance_table,
@@ -29,7 +28,9 @@ from tools.engines.content import (
     frame_vectors,
     motion_of,
 )
+from tools.engines.controls import Control
 from tools.engines.engine import tasks
+from tools.engines.latent_diffusion import source_of
 from tools.engines.text2video import TextToVideo
 
 
@@ -38,6 +39,8 @@ class HiGen(TextToVideo):
     """Text, the key frame's latents, motion and appearance are the conditions; the null text is the empty one."""
 
     pixel_features = ("differences", "similarities")
+    controls = (Control("motion_factor", "motion", maximum=1000, step=10),
+                Control("appearance_factor", "change of appearance", maximum=1, step=0.05))
 
     @cached_property
     def null_words(self) -> torch.Tensor:
@@ -121,23 +124,17 @@ class HiGen(TextToVideo):
     @torch.no_grad()
     def generate(self, items: list, generators: list, progress=None) -> list[torch.Tensor]:
         batch = self.request(items, generators)
-        channels, frames, height, width = self.latent_shape()
-        start = self.noise_like((channels, 1, height, width), generators)
+        start = self.initial_noise(generators, frames=1)
         key = self.run_pass(batch, self.spatial_content(start), start, generators, part_of(progress, 0))
-        start = self.noise_like((channels, frames, height, width), generators, self.cfg.noise_strength)
-        content = self.wished_content(key[:, :, 0], frames)
+        start = self.with_offset(self.initial_noise(generators), generators, self.cfg.noise_strength)
+        content = self.wished_content(key[:, :, 0], start.shape[2])
         latents = self.run_pass(batch, content, start, generators, part_of(progress, 1))
         return list(self.decode(latents).transpose(1, 2))
-
-    def noise_like(self, shape: tuple[int, ...], generators: list, strength: float = 0.0) -> torch.Tensor:
-        """Initial latents [B, *shape], with offset noise per channel and frame of that strength."""
-        start = torch.cat([noise.cpu_randn((1, *shape), generator=g) for g in generators])
-        return self.with_offset(start.to(self.runtime.device), generators, strength)
 
     def run_pass(self, batch: dict, content: dict, start: torch.Tensor, generators: list, progress) -> torch.Tensor:
         """Latents of one of the two passes."""
         conditions = self.conditions(batch | {"content": content}, training=False)
-        return self.denoise(start, conditions, generators[0], progress)
+        return self.denoise(start, conditions, source_of(generators), progress)
 
 
 def part_of(progress, number: int):

@@ -47,6 +47,7 @@ class VideoRefinement(TextToVideo):
         videos: what is refined, where another stage of the same run says so; else the configuration does.
     """
 
+    from_prompt = False
     videos: list[Path] | None = None
     numbered = False  # names carry the request's number: a list may name one video twice
 
