@@ -31,7 +31,8 @@ class ProceduralVideoDataset(Dataset):
         sample_fps: frames per second that the clip stands for.
         seed: which of the endless series, not negative.
         shapes, colors, backgrounds, motions: the world's vocabulary; all of it (without 'turning') when omitted.
-        radius, travel: (low, high) of the object's size and of its way, as in `tools.world.vocabulary.World`.
+        radius, travel, hue: (low, high) of the object's size, of its way, and of the change of its colour during the
+            clip, as in `tools.world.vocabulary.World`.
         vit_resolution: [width, height] of the picture for CLIP.
         mean, std: normalisation of the pixels (0..1).
         vit_mean, vit_std: normalisation of the picture for CLIP.
@@ -50,7 +51,8 @@ class ProceduralVideoDataset(Dataset):
                  sample_fps: int = 8, seed: int = 0, shapes: Sequence[str] | None = None,
                  colors: Sequence[str] | None = None, backgrounds: Sequence[str] | None = None,
                  motions: Sequence[str] | None = None, radius: Sequence[float] | None = None,
-                 travel: Sequence[float] | None = None, vit_resolution: Sequence[int] = (64, 64),
+                 travel: Sequence[float] | None = None, hue: Sequence[float] | None = None,
+                 vit_resolution: Sequence[int] = (64, 64),
                  mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5),
                  vit_mean: Sequence[float] = CLIP_MEAN, vit_std: Sequence[float] = CLIP_STD,
                  get_first_frame: bool = True, get_random_frame: bool = False, captioned: bool = True,
@@ -60,7 +62,7 @@ class ProceduralVideoDataset(Dataset):
             if value < least:
                 raise UserError(f"ProceduralVideoDataset: {name} must be at least {least}, not {value}")
         words = {"shapes": shapes, "colors": colors, "backgrounds": backgrounds, "motions": motions,
-                 "radius": radius, "travel": travel}
+                 "radius": radius, "travel": travel, "hue": hue}
         self.world = World(**{name: names for name, names in words.items() if names is not None})
         self.length, self.seed = length, seed
         self.size, self.frames, self.fps = tuple(resolution), max_frames, sample_fps

@@ -1,4 +1,5 @@
 """Pixels of a clip: signed distances with an edge one pixel soft, at any resolution."""
+import colorsys
 import math
 
 import numpy as np
@@ -20,11 +21,11 @@ def render(truth: Truth, frames: int, size: tuple[int, int]) -> np.ndarray:
     Returns:
         uint8 [F, H, W, 3], sRGB.
     """
-    return paint(truth, track(truth, frames, size), size)
+    return paint(truth, track(truth, frames, size), size, truth.hue)
 
 
-def paint(words, path: Track, size: tuple[int, int]) -> np.ndarray:
-    """Draw anything with `shape`, `color` and `background` along a path; sizes as in `render`."""
+def paint(words, path: Track, size: tuple[int, int], hue: float = 0.0) -> np.ndarray:
+    """Draw anything with `shape`, `color` and `background` along a path; sizes as in `render`, hue as in `Truth`."""
     width, height = size
     video = np.empty((len(path.radii), height, width, 3), np.uint8)
     video[:] = background(words.background, height)[None, :, None, None]
@@ -37,10 +38,19 @@ def paint(words, path: Track, size: tuple[int, int]) -> np.ndarray:
     distance = signed_distance(words.shape, x, y, path.radii[:, None, None], path.angles[:, None, None])
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     color = ink(words.color, x, y, path.radii[:, None, None], path.angles[:, None, None])
+    if hue:
+        color = recolored(color[0], np.linspace(0, hue, len(video)))
     for number, (frame, alpha, (left, top)) in enumerate(zip(video, cover, corners)):
         box = frame[top:top + side, left:left + side]
         box[:] = box + alpha * (color[number % len(color)] - box) + 0.5
     return video
+
+
+def recolored(rgb: np.ndarray, degrees: np.ndarray) -> np.ndarray:
+    """A colour [3] at other places of the colour circle, [F] degrees away: float32 [F, 3], 0..255 as the colour."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(rgb / 255))
+    turned = [colorsys.hsv_to_rgb((hue + way / 360) % 1, saturation, value) for way in degrees]
+    return 255 * np.array(turned, np.float32)
 
 
 def ink(name: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, angle: np.ndarray) -> np.ndarray:

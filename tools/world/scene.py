@@ -7,6 +7,7 @@ import numpy as np
 from tools.world.vocabulary import EVERYTHING, MOTIONS, World
 
 TURNS = 1.25  # of a spiral
+HUE_STREAM = 2
 MARGIN = 0.02  # least gap between object and frame, in units of the shorter side: a good pixel at 64
 
 
@@ -27,6 +28,7 @@ class Truth:
     y: tuple[float, float]
     radius: tuple[float, float]
     angle: tuple[float, float]
+    hue: float = 0.0  # degrees by which the colour goes around the colour circle, evenly, from the one that is named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,9 @@ def sample_truth(seed: int, index: int, world: World = EVERYTHING) -> Truth:
     if motion == "spiralling":
         x, y = _spiral(travel / 2, room, jitter, start=uniform(-math.pi, math.pi))
     turn = math.copysign(uniform(*world.turn), next(draws) - 0.5) if motion == "turning" else 0.0
-    return Truth(shape, color, background, motion, x, y, radii, (angle, angle + turn))
+    # From a stream of its own: worlds without it keep their clips.
+    hue = np.random.default_rng([seed, index, HUE_STREAM]).uniform(*world.hue) if any(world.hue) else 0.0
+    return Truth(shape, color, background, motion, x, y, radii, (angle, angle + turn), hue)
 
 
 def _path(distance: float, room: float, jitter: float) -> tuple[float, float]:

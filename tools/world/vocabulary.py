@@ -78,6 +78,7 @@ class World:
         growth: last radius over first radius (first over last when shrinking).
         turn: angle covered during the whole clip, in radians.
         tilt: the object stands upright up to this angle either way, in radians.
+        hue: degrees by which the object's colour goes around the colour circle during the clip.
 
     Raises:
         UserError: a name that the vocabulary lacks, an empty list, a range that is none, or only circles where objects
@@ -93,6 +94,7 @@ class World:
     growth: tuple[float, float] = (1.8, 2.2)
     turn: tuple[float, float] = (0.9, 1.3)
     tilt: float = 0.15
+    hue: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self):
         for field, known in VOCABULARY.items():
@@ -109,6 +111,12 @@ class World:
                 raise UserError(f"world: {field} must be [low, high] with 0 < low <= high < 0.5 of the frame's shorter "
                                 f"side, not {list(pair)}")
             object.__setattr__(self, field, pair)
+        object.__setattr__(self, "hue", tuple(self.hue))
+        if len(self.hue) != 2 or not 0 <= self.hue[0] <= self.hue[1] <= 180:
+            raise UserError(f"world: hue must be [low, high] with 0 <= low <= high <= 180 degrees, not "
+                            f"{list(self.hue)}")
+        if any(self.hue) and not set(self.colors) <= set(COLORS):
+            raise UserError(f"world: hue turns plain colours only ({', '.join(COLORS)})")
         if "turning" in self.motions and set(self.shapes) == {"circle"}:
             raise UserError("world: nobody sees a circle turn; add a shape with corners or leave out 'turning'")
 
