@@ -32,6 +32,7 @@ CLIPS = {  # caption -> frames; the last is shorter than a training clip of 16
 }
 
 PHOTOS = 6  # of the subject that no base model has seen
+LARGE = World(radius=(0.22, 0.28), travel=(0.30, 0.38))  # as in configs/tiny/common.yaml
 SUBJECT = World(shapes=tuple(NEW_SHAPES), colors=tuple(NEW_COLORS))
 
 
@@ -76,7 +77,7 @@ def draw_subject() -> None:
 
 def find(caption: str) -> Truth:
     """First clip of the series that bears this caption."""
-    truths = (sample_truth(SERIES, index) for index in itertools.count())
+    truths = (sample_truth(SERIES, index, LARGE) for index in itertools.count())
     return next(truth for truth in truths if caption_of(truth) == caption)
 
 
