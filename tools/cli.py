@@ -22,6 +22,7 @@ tasks (TASK_TYPE in the YAML):
             inference_sr600_entrance        refinement of an earlier run's videos (SR600)
             inference_dreamvideo_entrance   a subject and a motion of your own (DreamVideo)
             inference_instructvideo_entrance  text to video tuned by a reward (InstructVideo)
+            inference_consisti2v_entrance   a picture that the video keeps to (ConsistI2V)
             inference_cascade_entrance      several of them by one command
   training  train_t2v_entrance              text to video
             train_i2v_vs_img_text_entrance  image to video
@@ -29,6 +30,7 @@ tasks (TASK_TYPE in the YAML):
             train_dreamvideo_entrance       DreamVideo's word, adapters of the subject and of the motion
             train_sr600_entrance            refinement
             t2v_instructvideo_entrance      training by a reward (InstructVideo)
+            train_consisti2v_entrance       ConsistI2V
   --list names everything that is registered, your own --imports included.
 
 examples:
