@@ -112,6 +112,12 @@ def test_every_slot_holds_a_frame_of_the_clip_from_a_drawn_start(folder):
     assert len(starts) > 2
 
 
+def test_a_style_of_another_length_does_not_choose_the_frames(folder):
+    clip = ClipReader((16, 16), 6, sample_fps=1)(item("y image depth", video="clip.mp4", image="short.mp4"),
+                                                 torch.Generator().manual_seed(0))
+    assert np.diff(levels(clip.frames)).tolist() == [7] * 5 and clip.picture.size == (32, 24)
+
+
 def test_the_originals_way_leaves_the_end_black(folder):
     clip = ClipReader((16, 16), 6, sample_fps=8, original=True)(item("y depth", video="short.mp4"), torch.Generator())
     assert levels(clip.frames) == [0, 0, 0, 0, 0, 0]

@@ -149,10 +149,29 @@ def test_training_reads_conditions_off_pixels(tiny, tmp_path):
     assert len(tasks.metrics(tasks.run(cfg))) == 2
 
 
+def test_previews_know_the_conditions(tiny, tmp_path):
+    """Also where no latents are kept, of a set of conditions each."""
+    visual = {"type": "VisualTrainTextImageToVideo", "partial_keys": [["y", "depth"], ["y", "motion"]], "guide_scale": 2.0}
+    folder = tasks.run(training(tiny, tmp_path, num_steps=0, visual_train=visual))
+    assert {path.stem.split("_", 4)[-1] for path in folder.rglob("sample_*/*.png")} == {"y_depth", "y_motion"}
+
+
 def test_truth_asks_for_clips_that_know_it(tiny, tmp_path):
     engine = tasks.engine(training(tiny, tmp_path))
     with pytest.raises(UserError, match="ProceduralVideoDataset"):
         engine.features({"video": torch.zeros(1, 2, 3, 8, 8)})
+
+
+def test_training_asks_for_the_annotators_weights_before_anything_is_loaded(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"models/midas_v3_dpt_large\.pth"):
+        tasks.engine(training(tiny, tmp_path, conditions_from="annotators")).check()
+
+
+def test_a_list_of_files_has_no_truth(tiny, clips, weights):
+    cfg = sampling(tiny, clips, weights, ["a.mp4|||a red star"], [["y", "depth"]], conditions_from="truth")
+    with pytest.raises(UserError, match="set conditions_from annotators"):
+        tasks.engine(cfg).check()
 
 
 def test_annotators_that_do_not_exist_are_refused(tiny, tmp_path):

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from tools import media
 from tools.annotators.masks import Draws, random_mask
 from tools.datasets.frames import BLANK, exact_clip, reference_clip
-from tools.datasets.steered import ARRAYS, PICTURES, VIDEO, SteeredItem, read_vectors
+from tools.datasets.steered import ARRAYS, PICTURES, STILL, VIDEO, SteeredItem, read_vectors
 from tools.datasets.transforms import CenterCropWide, Resize, ToTensor
 from tools.world.conditions import Scene
 
@@ -110,8 +110,11 @@ class ClipReader:
         return Clip(self.length, frames, sources, given, self._mask(item, own, numbers, draws), picture)
 
     def _numbers(self, item: SteeredItem, draws: RandomDraws) -> list[int]:
-        """Numbers of the frames that are taken of every video of the line, which are equally long; [0] of pictures."""
-        paths = [item.file_of(key) for key in item.keys if item.file_of(key)]
+        """Numbers of the frames that are taken of videos; [0] of pictures.
+
+        Those that show every frame are equally long; one that gives a style or a first frame need not be.
+        """
+        paths = [item.file_of(key) for key in sorted(item.keys, key=STILL.__contains__) if item.file_of(key)]
         videos = [path for path in paths if Path(path).suffix.lower() not in (*PICTURES, *ARRAYS)]
         if not videos:
             return [0]

@@ -12,8 +12,8 @@ The original has no training. What its network and the paper leave open is decid
 - the mask is drawn anew for every clip, strokes, rectangles or a half, as sampling draws it;
 - text falls to the negative prompt with `p_zero` and the image vector to zeros with `p_image_zero`: just what the
   branch without guidance shows the network;
-- `conditions_from` is `annotators`, or `truth` for clips of the small world, whose depth, sketches, motion and masks
-  are known; edges and palettes are read off pixels in both cases.
+- `conditions_from` is `annotators`, or `truth` for clips of the small world, whose depth, sketches and motion are known
+  and whose mask is the object; edges and palettes are read off pixels in both cases.
 """
 import itertools
 from functools import cached_property
@@ -23,7 +23,7 @@ from PIL import Image
 
 from tools.datasets.lists import clean_name
 from tools.datasets.steered import TEXT, SteeredItem, check_files, read_steered
-from tools.datasets.steered_clips import Clip, ClipReader, RandomDraws
+from tools.datasets.steered_clips import READ_OFF, Clip, ClipReader, RandomDraws
 from tools.datasets.transforms import Normalize, Resize, ToTensor
 from tools.engines.engine import tasks
 from tools.engines.i2vgen import dropped
@@ -85,6 +85,14 @@ class VideoComposer(TextToVideo):
                  for name, parameters, given in known for key in WEIGHTS if key in parameters]
         return [(key, path) for key, path in files if path]
 
+    def check(self) -> None:
+        super().check()
+        if self.mode == "sample" and self.from_truth:
+            raise UserError("conditions_from truth: the files of a list have no truth; set conditions_from annotators")
+        if self.mode == "train" and not self.from_truth:
+            for key in self.map_keys:
+                self.steering.require(key)
+
     # Conditions.
 
     def conditions(self, batch: dict, training: bool) -> tuple[dict, dict]:
@@ -92,7 +100,7 @@ class VideoComposer(TextToVideo):
         keys = batch.get("keys", self.keys)
         if TEXT not in keys:
             positive[TEXT] = negative[TEXT]
-        if not self.cfg.use_fps_condition:
+        if not (self.cfg.use_fps_condition or self.cfg.UNet.get("use_fps_condition")):
             del positive["fps"], negative["fps"]
         maps = self.maps(batch, [key for key in keys if key in self.map_keys])
         positive, negative = positive | maps, negative | maps
@@ -163,7 +171,7 @@ class VideoComposer(TextToVideo):
         try:
             check_files(item, self.cfg.max_frames, pad=self.reader.original)
             for key in item.keys:
-                if key != TEXT and not (item.is_own(key) and key not in ("histogram", "motion")):
+                if key in READ_OFF or not item.is_own(key):
                     self.steering.require(key)
         except UserError as error:
             raise BadItem(f"list file '{self.cfg.test_list_path}', line {item.line}, conditions {' '.join(item.keys)}: "
