@@ -151,7 +151,8 @@ def test_training_reads_conditions_off_pixels(tiny, tmp_path):
 
 def test_previews_know_the_conditions(tiny, tmp_path):
     """Also where no latents are kept, of a set of conditions each."""
-    visual = {"type": "VisualTrainTextImageToVideo", "partial_keys": [["y", "depth"], ["y", "motion"]], "guide_scale": 2.0}
+    sets = [["y", "depth"], ["y", "motion"]]
+    visual = {"type": "VisualTrainTextImageToVideo", "partial_keys": sets, "guide_scale": 2.0}
     folder = tasks.run(training(tiny, tmp_path, num_steps=0, visual_train=visual))
     assert {path.stem.split("_", 4)[-1] for path in folder.rglob("sample_*/*.png")} == {"y_depth", "y_motion"}
 
