@@ -1,4 +1,6 @@
 """The small world: the same seed gives the same clip, and a clip is what its truth says."""
+import colorsys
+import dataclasses
 import itertools
 
 import numpy as np
@@ -164,7 +166,25 @@ def test_a_smaller_world_has_only_its_words():
     assert all(t.shape == "star" for t in truths if t.motion == "turning")
 
 
+def test_colours_turn_evenly_from_the_one_that_is_named():
+    truth = a_truth(color="red", hue=90.0)
+    middles = [frame[rows, columns] for frame, (columns, rows) in zip(
+        render(truth, 4, (64, 64)), track(truth, 4, (64, 64)).centers.astype(int), strict=True)]
+    hues = [colorsys.rgb_to_hsv(*(pixel / 255))[0] * 360 for pixel in middles]
+    assert tuple(middles[0]) == COLORS["red"]
+    assert np.unwrap(hues, period=360) - hues[0] == pytest.approx([0, 30, 60, 90], abs=2)
+
+
+def test_worlds_with_turning_colours_show_the_clips_of_those_without():
+    plain, turning = World(), World(hue=(20, 120))
+    truths = [(sample_truth(0, i, plain), sample_truth(0, i, turning)) for i in range(20)]
+    assert all(dataclasses.replace(b, hue=0.0) == a for a, b in truths)
+    assert all(20 <= b.hue <= 120 for _, b in truths) and len({b.hue for _, b in truths}) == 20
+
+
 @pytest.mark.parametrize(("section", "message"), [
+    ({"hue": [30, 300]}, r"hue must be \[low, high\] with 0 <= low <= high <= 180 degrees, not \[30, 300\]"),
+    ({"hue": [0, 90], "colors": ["red-and-yellow"]}, "hue turns plain colours only"),
     ({"colors": ["red", "grean"]}, "did you mean 'green'"),
     ({"shapes": []}, "'shapes' must be a list of at least one"),
     ({"motions": "growing"}, "'motions' must be a list"),
