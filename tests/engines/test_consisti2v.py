@@ -130,6 +130,16 @@ def test_a_moving_camera_moves_the_reference_of_the_noise(small, tmp_path):
     assert "moving" not in off.request(off.items(), [None])
 
 
+def test_a_network_without_first_frame_makes_videos_of_text(small, tmp_path):
+    text = {"unet_additional_kwargs": {"first_frame_condition_mode": "none"}, "path_to_first_frame": None}
+    engine = built(small.sampling(tmp_path, frameinit={"enable": False}, **text))
+    assert latents_of(engine).shape == (1, 4, FRAMES, SIDE // 2, SIDE // 2)
+    with pytest.raises(UserError, match="noise_init FrameInit needs a picture"):
+        latents_of(built(small.sampling(tmp_path, **text)))
+    with pytest.raises(UserError, match="chains clips by their first frame"):
+        built(small.sampling(tmp_path, {"autoregress_steps": 2}, **text))
+
+
 def test_another_denoiser_replaces_the_folders(small, tmp_path):
     engine = built(small.sampling(tmp_path))
     with torch.no_grad():
@@ -246,6 +256,14 @@ def test_training_reads_the_original_recipe(small, tmp_path):
     assert (cfg.decay_mode, cfg.warmup_steps, cfg.precision, cfg.ema_warmup) == ("none", 0, "fp32", "diffusers")
     group = trainer.optimizer.param_groups[0]
     assert (group["betas"], group["eps"], group["lr"]) == ((0.9, 0.999), 1e-8, 2e-3)
+
+
+def test_cached_latents_keep_the_strides_of_their_clips(small, tmp_path):
+    trainer = trainer_of(small.training(tmp_path, cache_latents=6, data={"sample_stride": [2, 5]}))
+    batch = next(trainer._batches())
+    assert "video" not in batch and set(batch["stride"].tolist()) <= {2, 3, 4, 5}
+    told, _ = trainer.engine.conditions(batch, training=True)
+    assert torch.equal(told["frame_stride"], batch["stride"])
 
 
 def test_pairs_of_frames_train_the_spatial_layers(small, tmp_path):

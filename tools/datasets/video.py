@@ -44,9 +44,10 @@ class VideoDataset(ListedDataset):
         self.require_readable()
 
     def load(self, entry: Entry, generator: torch.Generator) -> dict:
-        """{"ref_frame" [3, H, W], "vit_frame" [3, h', w'], "video" [F, 3, H, W], "caption", "key", "fps"} of one file.
+        """{"ref_frame" [3, H, W], "vit_frame" [3, h', w'], "video" [F, 3, H, W], "caption", "key", "fps", "stride"}.
 
-        `fps` is the rate that the clip really has, rounded; `sample_fps` is only near it.
+        `fps` is the rate that the clip really has, rounded; `sample_fps` is only near it. `stride` is the number of the
+        file's frames per frame of the clip.
         """
         info = media.probe_video(entry.file)
         numbers = self._frames_of(entry, info, generator)
@@ -57,7 +58,7 @@ class VideoDataset(ListedDataset):
         video[:len(images)] = pixels
         stride = max(numbers[1] - numbers[0], 1) if len(numbers) > 1 else stride_of(info.fps, self.sample_fps)
         return {"ref_frame": pixels[reference], "vit_frame": self.vit_transforms(images[reference]), "video": video,
-                "caption": entry.caption, "key": entry.key, "fps": round(info.fps / stride)}
+                "caption": entry.caption, "key": entry.key, "fps": round(info.fps / stride), "stride": stride}
 
     def reference_of(self, count: int, generator: torch.Generator) -> int:
         """Which of a clip's `count` frames stands for it."""

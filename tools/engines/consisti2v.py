@@ -5,6 +5,7 @@ it. Where sampling starts, FrameInit puts the picture's low frequencies into the
 the first of the next one, for long videos.
 """
 import functools
+import logging
 import random
 import time
 from pathlib import Path
@@ -28,7 +29,10 @@ from tools.errors import UserError
 from tools.media import read_image
 from tools.models.consisti2v.folder import load_replacement
 
+log = logging.getLogger(__name__)
+
 NAME_WORDS = 10  # of a prompt in a file's name
+TRAINED_STRIDE = 5  # the largest
 ITEM_KEYS = ("prompt", "n_prompt", "path_to_first_frame", "prompt_config", "test_list_path")
 
 
@@ -94,6 +98,9 @@ class ConsistI2V(LatentDiffusion):
         if "stride" in batch:
             return batch["stride"]
         return torch.full((len(batch["caption"]),), self.cfg.frame_stride, device=self.runtime.device)
+
+    def features(self, batch: dict) -> dict[str, torch.Tensor]:
+        return {"stride": batch["stride"]} if "stride" in batch else {}
 
     def loss(self, latents: torch.Tensor, conditions: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean squared error of what is predicted for the frames after the first; noise is drawn for all of them."""
@@ -199,6 +206,9 @@ class ConsistI2V(LatentDiffusion):
         if self.mode == "train":
             self._check_clips()
             return
+        if cfg.frame_stride > TRAINED_STRIDE:
+            log.warning("frame_stride %d is beyond what the published weights have seen, 1 to %d", cfg.frame_stride,
+                        TRAINED_STRIDE)
         mode = cfg.UNet.get("first_frame_condition_mode", "none")
         if mode == "none" and cfg.autoregress_steps > 1:
             raise UserError("autoregress_steps above 1 chains clips by their first frame, which "
