@@ -61,6 +61,8 @@ class RewardTuning(LatentDiffusion):
         REWARD.arguments(reward_section(cfg))
         if cfg.reward_objective == "ddpo" and not cfg.eta:
             raise UserError("reward_objective ddpo needs steps that are drawn: set eta above 0 (1.0 is usual)")
+        if unknown := set(cfg.reward_tracker or {}) - {"buffer_size", "min_count"}:
+            raise UserError(f"reward_tracker takes buffer_size and min_count, not '{min(unknown)}'")
         if cfg.eval_interval and not cfg.eval_list_path:
             raise UserError("eval_interval is set and eval_list_path is not; name a list of captions that are held out")
 
