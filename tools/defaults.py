@@ -353,6 +353,8 @@ METHODS = {
     "identity_adapter_path": Key(str | None, None, "file of the subject adapter"),
     "motion_adapter_index": Key(int | None, None, "step of the motion adapter", minimum=0),
     "motion_adapter_path": Key(str | None, None, "file of the motion adapter"),
+    "identity_adapter_scale": Key(float, 1.0, "factor on what the subject adapter adds", minimum=0),
+    "motion_adapter_scale": Key(float, 1.0, "factor on what the motion adapter adds", minimum=0),
     "test_data_dir": Key(str, "", "folder of the images in test_list_path"),
     "inverse_noise_strength": Key(float, 0.0, "share of the inverted clip's noise in the initial latents", minimum=0),
     "latents_path": Key(str | None, None, "latents to invert"),

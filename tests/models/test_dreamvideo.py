@@ -75,6 +75,16 @@ def test_the_cache_of_conditions_changes_nothing():
     assert torch.equal(plain, first) and torch.equal(plain, again)
 
 
+def test_adapters_scaled_to_nothing_leave_the_base():
+    base, unet = small_unet("UNetSD_T2VBase"), small_unet(NAME, **IDENTITY, **MOTION)
+    with torch.no_grad():
+        whole = unet(**call_inputs(), y_image=image())
+        unet.scale_adapters(identity=0, motion=0)
+        torch.testing.assert_close(unet(**call_inputs(), y_image=image()), base(**call_inputs()))
+        unet.scale_adapters()
+        assert torch.equal(unet(**call_inputs(), y_image=image()), whole)
+
+
 def test_an_adapter_keeps_what_it_is_told_out_of_its_residual():
     adapter, x = Adapter(8, condition_dim=CONTEXT), rand("x", 6, 2, 8)
     told = Appearance(image())

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from tools import checkpoint
-from tools.datasets.lists import clean_name, read_pairs
+from tools.datasets.lists import clean_name, read_prompts_or_pairs
 from tools.datasets.transforms import mask_transforms
 from tools.embedders.textual_inversion import embedding_file, mentions, require_replaced
+from tools.engines.controls import Control
 from tools.engines.engine import tasks
 from tools.engines.i2vgen import dropped
 from tools.engines.text2video import TextToVideo
@@ -52,6 +53,14 @@ class Customised(nn.Module):
 class DreamVideo(TextToVideo):
     """Text with learned words and, for motion adapters, the CLIP vector of a picture are the conditions."""
 
+    controls = (Control("identity_adapter_scale", "subject", maximum=2, step=0.05),
+                Control("motion_adapter_scale", "motion", maximum=2, step=0.05),
+                Control("appearance_guide_strength_cond", "appearance", maximum=2, step=0.05))
+
+    @classmethod
+    def for_config(cls, cfg) -> type["DreamVideo"]:
+        return PicturedDreamVideo if cfg.use_clip_adapter_condition else cls
+
     def __init__(self, cfg, mode: str):
         super().__init__(cfg, mode)
         self.needs_image_vector = cfg.use_clip_adapter_condition
@@ -59,9 +68,16 @@ class DreamVideo(TextToVideo):
 
     def build(self) -> None:
         super().build()
+        if self.mode == "train" and self.nothing_of_the_denoiser:
+            self.model.requires_grad_(False)
         if self.cfg.use_textInversion:
             self.manager = self.learned_words().to(self.runtime.device)
         self.customised = Customised(self.model, self.manager).train(self.mode == "train")
+
+    @property
+    def nothing_of_the_denoiser(self) -> bool:
+        """Whether the configuration leaves the denoiser as it is, whatever its first weights were loaded by."""
+        return self.cfg.fix_spatial_weight and self.cfg.fix_temporal_weight and not self.cfg.train_adapter
 
     def learned_words(self) -> nn.Module:
         """The manager of placeholders, with the vectors of `text_embedding_path`."""
@@ -80,7 +96,8 @@ class DreamVideo(TextToVideo):
     @property
     def text_embedding(self) -> str:
         """File of the learned words."""
-        return str(Path(self.cfg.cfg_prefix) / self.cfg.text_embedding_path)
+        prefix, path = self.cfg.cfg_prefix, self.cfg.text_embedding_path
+        return str(Path(prefix) / path) if prefix else path
 
     @property
     def placeholders(self) -> list[str]:
@@ -139,8 +156,7 @@ class DreamVideo(TextToVideo):
         if self.cfg.save_latents:
             self.keep_latents(batch["key"], batch["latents"])
         if self.cfg.use_mask_diffusion and "mask" not in batch:
-            raise UserError("use_mask_diffusion: the data has no masks; use ImageCustomDataset with a folder 'masks', "
-                            "and no cache_latents")
+            raise UserError("use_mask_diffusion: the data has no masks; use ImageCustomDataset with a folder 'masks'")
         positive, _ = self.conditions(batch, training=True)
         return self.loss(batch["latents"], positive, batch["mask"] if self.cfg.use_mask_diffusion else None)
 
@@ -183,6 +199,10 @@ class DreamVideo(TextToVideo):
     def check(self) -> None:
         cfg = self.cfg
         if self.mode == "train":
+            super().check()
+            if cfg.cache_latents and (cfg.use_mask_diffusion or cfg.save_latents):
+                raise UserError("cache_latents keeps neither masks nor the names of clips; set cache_latents 0, or "
+                                "use_mask_diffusion and save_latents false")
             return
         if not 0 <= cfg.inverse_noise_strength <= 1:
             raise UserError(f"inverse_noise_strength must lie in 0..1, not {cfg.inverse_noise_strength}")
@@ -230,13 +250,15 @@ class DreamVideo(TextToVideo):
         return {role: path for role, path in files.items() if path}
 
     def items(self) -> list:
-        """Lines `picture|||caption`, the picture below `test_data_dir`."""
-        return read_pairs(self.cfg.test_list_path)
+        """Lines `picture|||caption`, the picture below `test_data_dir`; captions alone where no adapter sees one."""
+        return read_prompts_or_pairs(self.cfg.test_list_path)
 
     def resolved(self, request):
         where = f"list file '{self.cfg.test_list_path}', line {request.item.line}"
         require_replaced([request.item.caption], self.placeholders, where)
         if self.cfg.use_clip_adapter_condition:
+            if request.item.path is None:
+                raise UserError(f"{where}: the motion adapters are told a picture; write picture|||prompt")
             read_image(Path(self.cfg.test_data_dir) / request.item.path)
         return request
 
@@ -248,11 +270,16 @@ class DreamVideo(TextToVideo):
         folder = Path(self.cfg.test_data_dir if folder is None else folder)
         return batch | {"vit_frame": self.for_image_encoder([read_image(folder / item.path) for item in items])}
 
-    def initial_noise(self, generators: list) -> Tensor:
+    def initial_noise(self, generators: list, frames: int | None = None) -> Tensor:
         """Noise with offset noise; some of it may be what the inversion of a training clip's latents ends in."""
-        start, share = super().initial_noise(generators), self.cfg.inverse_noise_strength
+        start, share = super().initial_noise(generators, frames), self.cfg.inverse_noise_strength
         start = self.with_offset(start, generators, self.cfg.noise_strength)
         return share**0.5 * self.inverted + (1 - share) ** 0.5 * start if share else start
+
+    def sample_latents(self, batch: dict, generators: list, progress=None) -> Tensor:
+        if hasattr(self.model, "scale_adapters"):
+            self.model.scale_adapters(self.cfg.identity_adapter_scale, self.cfg.motion_adapter_scale)
+        return super().sample_latents(batch, generators, progress)
 
     @functools.cached_property
     def inverted(self) -> Tensor:
@@ -280,3 +307,9 @@ class DreamVideo(TextToVideo):
         """The original's name of a video."""
         kept = "*" if os.name != "nt" else ""
         return f"{clean_name(item.caption, kept)}_{self.cfg.seed}_{number}"
+
+
+class PicturedDreamVideo(DreamVideo):
+    """With motion adapters, which are told what the video looks like."""
+
+    needs_picture = True

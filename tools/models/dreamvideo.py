@@ -40,11 +40,14 @@ class Appearance:
 
 
 class Adapter(Remembers):
-    """x + up(gelu(down(x + strength * condition(image)))), the identity at the start of training (eq. 4 and 7).
+    """x + up(gelu(down(x + strength * condition(image)))), the identity at the start of training.
 
     Args:
         dim: width of the tokens. hidden_dim: of the bottleneck (None: dim // 2).
         condition_dim: width of the image vector; None for an adapter that takes none.
+
+    Attributes:
+        scale: factor on what the adapter adds; 1 as it was trained.
     """
 
     def __init__(self, dim: int, hidden_dim: int | None = None, condition_dim: int | None = None):
@@ -53,11 +56,12 @@ class Adapter(Remembers):
         self.down_linear = nn.Linear(dim, hidden_dim)
         self.up_linear = zero_init(nn.Linear(hidden_dim, dim))
         self.condition_linear = nn.Linear(condition_dim, dim) if condition_dim else None
+        self.scale = 1.0
 
     def forward(self, x: Tensor, guide: Appearance | None = None) -> Tensor:
         """x [(b ...), tokens, dim]; of a guide's frames there are one or as many as tokens."""
         seen = x if guide is None or self.condition_linear is None else self._guided(x, guide)
-        return x + self.up_linear(gelu(self.down_linear(seen)))
+        return x + self.scale * self.up_linear(gelu(self.down_linear(seen)))
 
     def _guided(self, x: Tensor, guide: Appearance) -> Tensor:
         """Every position of a sample gets that sample's image; the strength scales the bias as well."""
@@ -180,6 +184,13 @@ class UNetSD_DreamVideo(UNetSD_T2VBase):
     def temporal_transformer(self, channels: int, heads: int) -> nn.Module:
         return AdaptedTemporalTransformer(channels, heads, self.head_dim, use_image_dataset=self.use_image_dataset,
                                           block=_block(self.motion_plan))
+
+    def scale_adapters(self, identity: float = 1.0, motion: float = 1.0) -> None:
+        """Weaken (below 1) or exaggerate what the adapters of either kind add."""
+        for module in self.modules():
+            if isinstance(module, SpatialTransformer | TemporalTransformer):
+                for adapter in (part for part in module.modules() if isinstance(part, Adapter)):
+                    adapter.scale = identity if isinstance(module, SpatialTransformer) else motion
 
     def run_layer(self, layer: nn.Module, x: Tensor, signals: Signals, size: tuple[int, int] | None = None) -> Tensor:
         if isinstance(layer, AdaptedTemporalTransformer):
