@@ -1,5 +1,4 @@
 """Draw this folder's pictures and clips, and write the lists that name them: `python -m data.make_demo`."""
-import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -8,7 +7,7 @@ import numpy as np
 import yaml
 
 from tools import media
-from tools.world.draw import render
+from tools.world.draw import object_cover, render
 from tools.world.scene import Truth, sample_truth
 from tools.world.vocabulary import NEW_COLORS, NEW_SHAPES, World, caption_of
 
@@ -33,7 +32,7 @@ CLIPS = {  # caption -> frames; the last is shorter than a training clip of 16
 
 PHOTOS = 6  # of the subject that no base model has seen
 LARGE = World(radius=(0.22, 0.28), travel=(0.30, 0.38))  # as in configs/tiny/common.yaml
-SUBJECT = World(shapes=tuple(NEW_SHAPES), colors=tuple(NEW_COLORS))
+SUBJECT = World(shapes=tuple(NEW_SHAPES), colors=tuple(NEW_COLORS), radius=(0.22, 0.28), travel=(0.30, 0.38))
 
 
 def main() -> None:
@@ -66,9 +65,7 @@ def draw_subject() -> None:
     folder, lines = DATA / "tiny_subject", []
     for number in range(PHOTOS):
         truth = sample_truth(SERIES, number, SUBJECT)
-        on_black, on_white = (render(dataclasses.replace(truth, background=name), 1, SIZE)[0].astype(int)
-                              for name in ("black", "white"))
-        mask = 255 * (on_white - on_black < 128)  # where the background hardly shows
+        mask = 255 * (object_cover(truth, 1, SIZE)[0] > 0.5)
         media.write_png(folder / f"{number}.png", render(truth, 1, SIZE)[0])
         media.write_png(folder / "masks" / f"{number}.png", mask.astype(np.uint8))
         lines.append(f"{number}.png|||a * {truth.motion} on a {truth.background} background")

@@ -196,3 +196,24 @@ def test_worlds_with_turning_colours_show_the_clips_of_those_without():
 def test_bad_sections_get_one_clear_line(section, message):
     with pytest.raises(UserError, match=message):
         DATASETS.build({"type": "ProceduralVideoDataset"} | section)
+
+
+def test_masks_show_where_the_object_is_at_the_size_of_the_latents():
+    dataset = ProceduralVideoDataset(length=4, max_frames=3, masks=True, seed=9)
+    plain = ProceduralVideoDataset(length=4, max_frames=3, seed=9)
+    for index in range(4):
+        item = dataset[index]
+        assert item["mask"].shape == (3, 3, 8, 8) and set(item["mask"].unique().tolist()) == {0.0, 1.0}
+        assert torch.equal(item["video"], plain[index]["video"]) and "mask" not in plain[index]
+        truth = item["truth"]
+        for frame, (x, y), radius in zip(item["mask"][:, 0], truth["position"], truth["size"], strict=True):
+            assert frame[int(y) // 8, int(x) // 8] == 1
+            rows, columns = frame.nonzero().T
+            assert (8 * rows + 4 - y).abs().max() < radius + 8 and (8 * columns + 4 - x).abs().max() < radius + 8
+
+
+def test_captions_may_have_a_form_of_their_own():
+    dataset = ProceduralVideoDataset(length=1, caption="a * {motion} on {background}", motions=["growing"])
+    assert dataset[0]["caption"].startswith("a * growing on ")
+    with pytest.raises(UserError, match=r"caption 'a \{size\} thing'"):
+        ProceduralVideoDataset(caption="a {size} thing")

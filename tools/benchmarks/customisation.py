@@ -24,12 +24,13 @@ PROMPTS = {"subject": "a * {motion} on a {background} background",
            "both": "a * on a {background} background"}
 
 
-def fresh_prompts(claim: str, clips: int, seed: int) -> Iterator[tuple[str, object]]:
-    """(prompt, truth of the picture that goes with it) of each clip."""
+def fresh_prompts(claim: str, clips: int, seed: int, sizes: dict) -> Iterator[tuple[str, object]]:
+    """(prompt, truth of the picture that goes with it) of each clip; sizes: `radius` and `travel` of the world."""
     from tools.world.scene import sample_truth
     from tools.world.vocabulary import NEW_COLORS, NEW_SHAPES, World
 
-    world = World() if claim == "motion" else World(shapes=tuple(NEW_SHAPES), colors=tuple(NEW_COLORS))
+    subject = {} if claim == "motion" else {"shapes": tuple(NEW_SHAPES), "colors": tuple(NEW_COLORS)}
+    world = World(**subject, **sizes)
     for index in range(clips):
         truth = sample_truth(seed, index, world)
         yield PROMPTS[claim].format(**dataclasses.asdict(truth)), truth
@@ -48,9 +49,10 @@ def measure(cfg, claim: str, clips: int, seed: int, batch: int) -> tuple[dict[st
     engine = ENGINE.build({"type": cfg.TASK_TYPE}, cfg=cfg)
     engine.build()
     found, shown = [], []
+    sizes = {key: cfg.vid_dataset[key] for key in ("radius", "travel") if key in cfg.vid_dataset}
     with tempfile.TemporaryDirectory() as folder:
         cfg.test_data_dir = folder
-        numbered = enumerate(fresh_prompts(claim, clips, seed))
+        numbered = enumerate(fresh_prompts(claim, clips, seed, sizes))
         while chunk := list(itertools.islice(numbered, batch)):
             for number, (_, truth) in chunk:
                 write_png(Path(folder) / f"{number}.png", render(truth, 1, tuple(cfg.resolution))[0])

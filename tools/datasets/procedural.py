@@ -5,15 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import avg_pool2d
 from torch.utils.data import Dataset
 
 from tools.datasets.transforms import CLIP_MEAN, CLIP_STD, vit_transforms
 from tools.errors import UserError
 from tools.registry import DATASETS
-from tools.world.draw import render
+from tools.world.draw import object_cover, render
 from tools.world.scene import Truth, sample_truth, track
 from tools.world.vocabulary import World, caption_of
 
+LATENT = 8  # pixels along each side of a latent's
+MASKED_SHARE = 0.25
 _FRAME_STREAM = 1  # the choice of a frame must not move when a clip takes more draws
 
 
@@ -40,6 +43,8 @@ class ProceduralVideoDataset(Dataset):
         get_random_frame: the reference is a frame drawn at random (also a function of seed and index).
         captioned: False leaves the captions empty, as those of videos that nobody has described.
         caption: form of the captions in place of the world's own: 'a * {motion} on a {background} background'.
+        masks: items have `mask` too, float32 [F, 3, H // 8, W // 8]: 1 where a quarter of a latent's pixels or more
+            show the object.
 
     Items:
         video: float32 [F, 3, H, W]; ref_frame: float32 [3, H, W], one of its frames; vit_frame: float32 [3, h, w], the
@@ -56,7 +61,7 @@ class ProceduralVideoDataset(Dataset):
                  mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5),
                  vit_mean: Sequence[float] = CLIP_MEAN, vit_std: Sequence[float] = CLIP_STD,
                  get_first_frame: bool = True, get_random_frame: bool = False, captioned: bool = True,
-                 caption: str | None = None):
+                 caption: str | None = None, masks: bool = False):
         for name, value, least in (("length", length, 1), ("max_frames", max_frames, 1), ("seed", seed, 0),
                                    ("resolution", min(resolution), 16), ("vit_resolution", min(vit_resolution), 1)):
             if value < least:
@@ -69,7 +74,7 @@ class ProceduralVideoDataset(Dataset):
         self.mean, self.std = mean, std
         self.for_clip = vit_transforms(resolution, vit_resolution, vit_mean, vit_std)
         self.get_first_frame, self.get_random_frame = get_first_frame, get_random_frame
-        self.captioned, self.caption_form = captioned, caption
+        self.captioned, self.caption_form, self.masks = captioned, caption, masks
         try:
             self._caption(self.truth(0))
         except (KeyError, IndexError, ValueError) as error:
@@ -89,7 +94,7 @@ class ProceduralVideoDataset(Dataset):
         frames = render(truth, self.frames, self.size)
         video = _normalise(frames, self.mean, self.std)
         reference = self._reference(index)
-        return {
+        item = {
             "ref_frame": video[reference],
             "vit_frame": self.for_clip(Image.fromarray(frames[reference])),
             "video": video,
@@ -98,6 +103,12 @@ class ProceduralVideoDataset(Dataset):
             "fps": self.fps,
             "truth": self._collatable(truth),
         }
+        return item | {"mask": self._mask(truth)} if self.masks else item
+
+    def _mask(self, truth: Truth) -> torch.Tensor:
+        cover = torch.from_numpy(object_cover(truth, self.frames, self.size))
+        shown = (avg_pool2d(cover, LATENT) >= MASKED_SHARE).float()
+        return shown[:, None].expand(-1, 3, -1, -1).contiguous()
 
     def _caption(self, truth: Truth) -> str:
         if not self.captioned:

@@ -1,5 +1,6 @@
 """Pixels of a clip: signed distances with an edge one pixel soft, at any resolution."""
 import colorsys
+import dataclasses
 import math
 
 import numpy as np
@@ -67,6 +68,13 @@ def ink(name: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, angle: np.n
     above = (np.round(across / band) - 1) % 2  # is the band above that edge of the second colour?
     share = np.where(above == 1, 1, 0) + np.where(above == 1, -1, 1) * np.clip(to_edge + 0.5, 0, 1)
     return first + share[..., None].astype(np.float32) * (second - first)
+
+
+def object_cover(truth: Truth, frames: int, size: tuple[int, int]) -> np.ndarray:
+    """Share of every pixel that the object covers, float32 [F, H, W], 0..1; arguments as in `render`."""
+    on_black, on_white = (render(dataclasses.replace(truth, background=name), frames, size)[..., 0].astype(np.float32)
+                          for name in ("black", "white"))
+    return 1 - (on_white - on_black) / 255
 
 
 def background(name: str, height: int) -> np.ndarray:
