@@ -113,19 +113,34 @@ def pairs_changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor
 
 
 def test_weighted_regression_trains_pairs_and_counts_its_rewards(training, tmp_path):
-    tasks.run(training(reward_objective="rwr", reward_normalization=True, num_steps=1, warmup_steps=0))
+    tasks.run(training(reward_objective="rwr", reward_normalization=True, num_steps=1, warmup_steps=0,
+                       decay_mode="none"))
     after = states(folder_of(tmp_path / "runs"))
     start = checkpoint.load_state(folder_of(tmp_path / "runs") / "checkpoints" / "lora_non_ema_00000000.pth")
     assert pairs_changed(start, {key: after["model"][key] for key in start})
     assert sum(map(len, after["engine"]["reward_tracker"].values())) == 4
 
 
-def test_the_reward_rises(training, tmp_path):
-    tasks.run(training(num_steps=7, lr=0.02, warmup_steps=0, decay_mode="none", lora_rank=4, save_ckp_interval=100,
-                       eval_interval=7, truncated_backprop=False, vid_reward_dataset={
-                           "type": "ProceduralVideoDataset", "length": 2, "resolution": [tasks.SIDE] * 2}))
-    rewards = [json.loads(line)["reward"] for line in (folder_of(tmp_path / "runs") / "evaluation.jsonl").open()]
-    assert rewards[-1] > rewards[0] + 0.005
+def test_a_step_along_the_gradient_raises_the_reward(training):
+    engine = tasks.engine(training(lora_rank=4, truncated_backprop=False))
+    engine.build()
+    pairs = [p for p in engine.trainable().parameters() if p.requires_grad]
+    batch = {"latents": torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0)),
+             "caption": ["a red star growing on a white background"] * 2}
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(1)
+        return engine.batch_loss(dict(batch))[0]
+
+    before = loss()
+    before.backward()
+    slope = sum(p.grad.square().sum() for p in pairs)
+    assert slope > 0
+    step = 1e-3 / slope  # to first order the loss falls by a thousandth
+    with torch.no_grad():
+        for p in pairs:
+            p -= step * p.grad
+    assert (before - loss()).item() == pytest.approx(1e-3, rel=0.3)
 
 
 def test_recomputing_costs_less_memory(training):
@@ -135,7 +150,7 @@ def test_recomputing_costs_less_memory(training):
 
 
 def test_a_trained_lora_is_sampled_with_any_scale(training, tiny, tmp_path):
-    tasks.run(training(num_steps=1, lr=0.5, warmup_steps=0))
+    tasks.run(training(num_steps=1, lr=0.05, warmup_steps=0, decay_mode="none"))
     lora = folder_of(tmp_path / "runs") / "checkpoints" / "lora_non_ema_00000001.pth"
 
     def video(*overrides) -> torch.Tensor:
