@@ -126,7 +126,7 @@ class HiGen(TextToVideo):
         batch = self.request(items, generators)
         start = self.initial_noise(generators, frames=1)
         key = self.run_pass(batch, self.spatial_content(start), start, generators, part_of(progress, 0))
-        start = self.with_offset(self.initial_noise(generators), generators, self.cfg.noise_strength)
+        start = self.with_offset(self.start_noise(batch, generators), generators, self.cfg.noise_strength)
         content = self.wished_content(key[:, :, 0], start.shape[2])
         latents = self.run_pass(batch, content, start, generators, part_of(progress, 1))
         return list(self.decode(latents).transpose(1, 2))

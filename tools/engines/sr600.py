@@ -12,8 +12,6 @@ No paper and no training of it were published. Decided here:
   the last rows of pixels, which are cut off afterwards.
 """
 import functools
-import json
-import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -23,17 +21,15 @@ import torch
 from tools import media, noise, runtime
 from tools.autoencoders.video import encode_video
 from tools.config import Section
-from tools.datasets.lists import Item, clean_name, read_prompts_or_pairs
+from tools.datasets.earlier_runs import MARK, captioned, video_of, videos_of
+from tools.datasets.lists import Item, read_prompts_or_pairs
 from tools.diffusions.ddim_sr import DiffusionDDIMSR
 from tools.engines.engine import tasks
 from tools.engines.enlarging import degraded, enlarged, padded, pieces, refined_size
 from tools.engines.text2video import TextToVideo
 from tools.errors import BadItem, UserError
 
-log = logging.getLogger(__name__)
-
 PROMPTS = ("positive_prompt", "negative_prompt")  # in the embedder's section of the published files
-MARK = "_sr"
 ENCODED_TOGETHER = 2  # frames; whatever chunk_size says, as in the original
 FEW_FRAMES = 16
 SHARED_SEED = 0  # of every video, where `seeding` is the original's
@@ -113,10 +109,7 @@ class VideoRefinement(TextToVideo):
         """Videos with their captions, or captions of an earlier run's list."""
         folder, videos = self.earlier_folder, self.videos
         if videos is None and folder:
-            videos = sorted(path for path in folder.glob("*.mp4") if not path.stem.endswith(MARK))
-            if not videos:
-                raise UserError(f"'{folder}' holds no video (*.mp4) to refine; name the folder that an earlier run "
-                                f"wrote as refine_dir")
+            videos = videos_of(folder)
         if videos is not None:
             self.numbered = self.cfg.round > 1
             return captioned(videos)
@@ -125,18 +118,10 @@ class VideoRefinement(TextToVideo):
         return items
 
     def resolved(self, request):
-        path = request.item.path or self._earlier_video(request)
+        item, folder = request.item, Path(self.cfg.log_dir) / self.list_name
+        path = item.path or video_of(folder, request.index, item.caption, self.runtime.rank, self.runtime.world_size)
         media.probe_video(path)
-        return replace(request, item=replace(request.item, path=str(path)))
-
-    def _earlier_video(self, request) -> Path:
-        """The video that the run of the same list and log_dir made of the request, by the original's name for it."""
-        folder = Path(self.cfg.log_dir) / self.list_name
-        rank, ranks = self.runtime.rank, self.runtime.world_size
-        expected = folder / f"rank_{ranks:02d}_{rank:02d}_{request.index:04d}_{clean_name(request.item.caption)}.mp4"
-        # Another number of processes may have made it.
-        found = sorted(p for p in folder.glob(f"rank_*_*_{request.index:04d}_*.mp4") if not p.stem.endswith(MARK))
-        return found[0] if found and not expected.exists() else expected
+        return replace(request, item=replace(item, path=str(path)))
 
     def output_name(self, request, rank: int, world_size: int) -> str:
         number = f"_{request.index:04d}" if self.numbered else ""
@@ -278,36 +263,3 @@ class Progress:
         if self.progress is None:
             return None
         return lambda done, total: self.progress((2 * self.before + half) * total + done, 2 * self.parts * total)
-
-
-def captioned(videos: Iterable[Path]) -> list[Item]:
-    """Items of videos, with the prompts that the JSON beside each tells; videos without one are left out.
-
-    Raises:
-        UserError: none of them has one.
-    """
-    found, silent = [], []
-    for number, path in enumerate(videos, start=1):
-        prompt = told_prompt(path)
-        if prompt:
-            found.append(Item(number, prompt, str(path)))
-        else:
-            silent.append(path)
-    reason = "has no JSON beside it that tells its prompt; list it as video|||caption in test_list_path instead"
-    if not found:
-        raise UserError(f"video '{silent[0]}' {reason}")
-    for path in silent:
-        log.error("left out: video '%s' %s", path, reason)
-    return found
-
-
-def told_prompt(video: Path) -> str | None:
-    """The prompt in a video's sidecar; None where there is no sidecar or it tells none."""
-    sidecar = video.with_suffix(".json")
-    try:
-        return json.loads(sidecar.read_text(encoding="utf-8")).get("prompt")
-    except FileNotFoundError:
-        return None
-    except (ValueError, AttributeError) as error:
-        log.warning("'%s' is no sidecar of a video (%s)", sidecar, error)
-        return None
