@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.goldens.reader import load_case
@@ -320,5 +320,7 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dic
 
 
 @given(VALUES)
+@example("0E0")
+@example({"1e-5": 1e-5})
 def test_values_survive_their_text(value):
     assert parse_word(to_text(value)) == value

@@ -28,6 +28,13 @@ Loader.yaml_implicit_resolvers = {
 Loader.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+0123456789."))
 
 
+class Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes the texts which the loader above would read as numbers."""
+
+
+Dumper.yaml_implicit_resolvers = Loader.yaml_implicit_resolvers
+
+
 def read_yaml(path: str) -> dict:
     """The mapping in a YAML file; an empty file is an empty mapping.
 
@@ -61,7 +68,8 @@ def parse_word(word: str) -> Any:
 
 def to_text(value: Any) -> str:
     """A value on one line, such that the loader above reads the same value back."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
+    text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=float("inf"), allow_unicode=True,
+                     sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
