@@ -53,8 +53,9 @@ def training(tiny, tmp_path, own_reward):
         held_out.write_text("a red star growing on a white background\na blue circle|3\n")
         return tiny.training(tmp_path, "t2v", name, **{
             "TASK_TYPE": "t2v_instructvideo_entrance", "Diffusion": DIFFUSION, "imports": [own_reward],
-            "reward": {"type": "OwnBrightness"}, "lora_rank": 2, "segments": 3, "starting_partial": 0.75,
-            "selection_method": "TSN", "num_steps": 2, "save_ckp_interval": 1, "temp_dir": str(tmp_path / "runs"),
+            "reward": {"type": "OwnBrightness"}, "lora_rank": 2, "segments": 3, "starting_partial": 0.5,
+            "selection_method": "TSN", "num_steps": 1, "warmup_steps": 0, "decay_mode": "none",
+            "save_ckp_interval": 1, "temp_dir": str(tmp_path / "runs"),
             "vid_reward_dataset": {"type": "ProceduralVideoDataset", "length": 6,
                                    "resolution": [tasks.SIDE] * 2, "vit_resolution": [tasks.SIDE] * 2},
             "Pretrain": {"type": "pretrain_instructvideo", "resume_checkpoint": str(tiny.weights("t2v"))},
@@ -91,18 +92,18 @@ def test_a_run_cut_off_and_resumed_ends_with_the_bits_of_one_left_alone(training
     monkeypatch.undo()
     tasks.run(file, "temp_dir", tmp_path / "cut", "resume", "true")
     # That a run is evaluated on the way must not change it.
-    tasks.run(file, "temp_dir", tmp_path / "whole", "eval_interval", 2 if objective == "reward" else 0)
+    tasks.run(file, "temp_dir", tmp_path / "whole", "eval_interval", 1 if objective == "reward" else 0)
     resumed, whole = (states(folder_of(tmp_path / name)) for name in ("cut", "whole"))
-    assert resumed["step"] == whole["step"] == 2
+    assert resumed["step"] == whole["step"] == 1
     assert tasks.same(resumed["model"], whole["model"])
     assert resumed["engine"] == whole["engine"]
     start = checkpoint.load_state(folder_of(tmp_path / "whole") / "checkpoints" / "lora_non_ema_00000000.pth")
     assert pairs_changed(start, {key: whole["model"][key] for key in start})
     if objective == "ddpo":
-        assert sum(map(len, whole["engine"]["reward_tracker"].values())) == 6
+        assert sum(map(len, whole["engine"]["reward_tracker"].values())) == 4
     else:
         lines = [json.loads(line) for line in (folder_of(tmp_path / "whole") / "evaluation.jsonl").open()]
-        assert [line["step"] for line in lines] == [0, 2]
+        assert [line["step"] for line in lines] == [0, 1]
         assert all(0 < line["reward"] < 1 and line["diversity"] > 0 for line in lines)
 
 
@@ -113,56 +114,56 @@ def pairs_changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor
 
 
 def test_weighted_regression_trains_pairs_and_counts_its_rewards(training, tmp_path):
-    tasks.run(training(reward_objective="rwr", reward_normalization=True, num_steps=1, warmup_steps=0,
-                       decay_mode="none"))
+    tasks.run(training(reward_objective="rwr", reward_normalization=True, num_steps=0))
     after = states(folder_of(tmp_path / "runs"))
-    start = checkpoint.load_state(folder_of(tmp_path / "runs") / "checkpoints" / "lora_non_ema_00000000.pth")
-    assert pairs_changed(start, {key: after["model"][key] for key in start})
-    assert sum(map(len, after["engine"]["reward_tracker"].values())) == 4
+    ups = [value for key, value in after["model"].items() if ".up_linear." in key]
+    assert any(up.any() for up in ups)  # they start at zero
+    assert sum(map(len, after["engine"]["reward_tracker"].values())) == 2
 
 
-def test_a_step_along_the_gradient_raises_the_reward(training):
-    engine = tasks.engine(training(lora_rank=4, truncated_backprop=False))
+def test_a_step_against_the_gradient_raises_the_reward(training):
+    engine = tasks.engine(training(truncated_backprop=False, guide_scale=1.5))
     engine.build()
-    pairs = [p for p in engine.trainable().parameters() if p.requires_grad]
-    batch = {"latents": torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0)),
-             "caption": ["a red star growing on a white background"] * 2}
-
-    def loss() -> torch.Tensor:
-        torch.manual_seed(1)
-        return engine.batch_loss(dict(batch))[0]
-
-    before = loss()
-    before.backward()
-    slope = sum(p.grad.square().sum() for p in pairs)
-    assert slope > 0
-    step = 1e-3 / slope  # to first order the loss falls by a thousandth
-    with torch.no_grad():
-        for p in pairs:
-            p -= step * p.grad
-    assert (before - loss()).item() == pytest.approx(1e-3, rel=0.3)
+    dataset, _ = engine.dataset()
+    batch = torch.utils.data.default_collate([dataset[i] for i in range(2)])
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        loss, _ = engine.batch_loss(batch)
+        losses.append(loss.item())
+        loss.backward()
+        gradients = [p.grad for p in engine.model.parameters() if p.grad is not None]
+        largest = max(g.abs().max() for g in gradients)
+        with torch.no_grad():
+            for parameter in engine.model.parameters():
+                if parameter.grad is not None:
+                    parameter -= 1e-3 * parameter.grad / largest
+        engine.model.zero_grad(set_to_none=True)
+    assert losses[1] < losses[0]
 
 
 def test_recomputing_costs_less_memory(training):
     figures = cost(tasks.resolve(training(truncated_backprop=False)), repeats=0)
-    assert figures["ratio"]["mib"] < 0.8
+    assert figures["ratio"]["mib"] < 0.9
     assert figures["kept"]["mib"] > 1
 
 
-def test_a_trained_lora_is_sampled_with_any_scale(training, tiny, tmp_path):
-    tasks.run(training(num_steps=1, lr=0.05, warmup_steps=0, decay_mode="none"))
-    lora = folder_of(tmp_path / "runs") / "checkpoints" / "lora_non_ema_00000001.pth"
+def test_a_trained_lora_is_merged_with_any_scale(training, tiny, tmp_path):
+    tasks.run(training(num_steps=0, lr=0.1))
+    lora = folder_of(tmp_path / "runs") / "checkpoints" / "lora_non_ema_00000000.pth"
+    again = lora.parent / ".." / "checkpoints" / lora.name
 
-    def video(*overrides) -> torch.Tensor:
-        engine = tasks.engine(tiny.sampling(tmp_path, "t2v", ["a red star"]), *overrides)
+    def sampled(loras: dict) -> dict[str, torch.Tensor]:
+        engine = tasks.engine(tiny.sampling(tmp_path, "t2v", ["a red star"], loras=loras))
         engine.build()
-        return engine.generate(engine.items(), [torch.Generator().manual_seed(1)])[0]
+        return engine.model.state_dict()
 
-    plain, merged = video(), video("loras", f"{{{lora}: 1.0}}")
-    assert torch.equal(video("loras", f"{{{lora}: 0.0}}"), plain)
-    assert not torch.allclose(merged, plain)
-    halves = video("loras", f"{{{lora}: 0.25, {lora.parent}/../checkpoints/{lora.name}: 0.75}}")
-    torch.testing.assert_close(halves, merged, rtol=1e-3, atol=1e-3)
+    plain, merged = sampled({str(lora): 0.0}), sampled({str(lora): 1.0})
+    assert tasks.same(plain, checkpoint.load_state(tiny.weights("t2v")))
+    assert {key.rsplit(".", 2)[-2] for key in plain if not torch.equal(plain[key], merged[key])} == {
+        "to_q", "to_k", "to_v", "0"}
+    for key, value in sampled({str(lora): 0.25, str(again): 0.75}).items():
+        torch.testing.assert_close(value, merged[key])
 
 
 def test_the_published_network_is_trained_saved_and_sampled_as_published(training, tiny, tmp_path):
