@@ -81,6 +81,17 @@ def test_times_are_drawn_below_the_limit(training, monkeypatch, limit, expected)
     assert loss.shape == () and torch.isfinite(loss)
 
 
+def test_times_are_drawn_where_the_configuration_wants_them(training, monkeypatch):
+    monkeypatch.setitem(training.cfg, "timestep_logit_normal", [-2.0, 0.5])
+    times = training.draw_times(4000)
+    assert times.dtype == torch.long and 0 <= times.min() and times.max() < 1000
+    shares = (times + 0.5) / 1000
+    assert torch.logit(shares).mean() == pytest.approx(-2.0, abs=0.05)
+    assert torch.logit(shares).std() == pytest.approx(0.5, abs=0.05)
+    monkeypatch.setitem(training.cfg, "timestep_logit_normal", [50.0, 1.0])
+    assert training.draw_times(3).tolist() == [999] * 3
+
+
 def test_joint_training_gives_ranks_their_frames_batches_and_rates(tiny, tmp_path, monkeypatch):
     engine = tasks.engine(tiny.training(tmp_path, "t2v", frame_lens=[4, 1], sample_fps=[8, 16],
                                         batch_sizes={"4": 2, "1": 5}))

@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--repeats", type=int, default=2, help="cost: updates that are timed")
     parser.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
     parser.add_argument("overrides", nargs="*", help="key value pairs, as for train_net.py")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     if arguments.what == "claim" and not arguments.lora:
         parser.error("claim needs --lora")
 

@@ -106,8 +106,7 @@ class ConsistI2V(LatentDiffusion):
         """Mean squared error of what is predicted for the frames after the first; noise is drawn for all of them."""
         process = self.diffusion
         fresh = process.sample_noise(latents)
-        t = noise.device_randint(0, self.cfg.opti_timesteps or process.num_timesteps, (len(latents),),
-                                 device=latents.device)
+        t = self.draw_times(len(latents))
         behind = slice(None)
         if self.takes_first_frame:
             behind = slice(1, None)

@@ -117,12 +117,22 @@ class LatentDiffusion(Engine):
 
     def loss(self, latents: torch.Tensor, conditions: dict,
              loss_mask: torch.Tensor | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Mean diffusion loss at uniformly drawn times, and what else to log; loss_mask as in `DiffusionDDIM.loss`."""
-        steps = self.cfg.opti_timesteps or self.diffusion.num_timesteps
-        t = noise.device_randint(0, steps, (latents.shape[0],), device=latents.device)
-        losses = self.diffusion.loss(x0=latents, t=t, model=self.network, model_kwargs=conditions,
+        """Mean diffusion loss at the times of `draw_times`, and what else to log; loss_mask as in
+        `DiffusionDDIM.loss`."""
+        losses = self.diffusion.loss(x0=latents, t=self.draw_times(len(latents)), model=self.network,
+                                     model_kwargs=conditions,
                                      use_div_loss=self.cfg.use_div_loss, loss_mask=loss_mask)
         return losses.mean(), {}
+
+    def draw_times(self, count: int) -> torch.Tensor:
+        """[count] int64 training times: uniform, or logit-normal (arXiv 2403.03206, section 3.1)."""
+        cfg, device = self.cfg, self.runtime.device
+        steps = cfg.opti_timesteps or self.diffusion.num_timesteps
+        if cfg.timestep_logit_normal is None:
+            return noise.device_randint(0, steps, (count,), device=device)
+        mean, std = cfg.timestep_logit_normal
+        shares = torch.sigmoid(mean + std * noise.device_randn((count,), device=device))
+        return (shares * steps).long().clamp(max=steps - 1)
 
     def denoise(self, start: torch.Tensor, conditions: tuple[dict, dict], generator=None,
                 progress=None) -> torch.Tensor:

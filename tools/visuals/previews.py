@@ -65,11 +65,12 @@ class VisualTrainTextImageToVideo:
 
 @VISUAL.register()
 class VisualVideoTextDuringTrainUnClip(VisualTrainTextImageToVideo):
-    """InstructVideo's previews: with the run's guidance.
+    """InstructVideo's previews: all conditions, by default with the run's guidance.
 
     Args:
+        guide_scale: guidance of the previews; None: the run's own.
         viz_num: most clips in a preview.
     """
 
-    def __init__(self, viz_num: int = MOST):
-        super().__init__(guide_scale=None, viz_num=viz_num)
+    def __init__(self, guide_scale: float | None = None, viz_num: int = MOST):
+        super().__init__(guide_scale=guide_scale, viz_num=viz_num)
