@@ -198,6 +198,11 @@ def test_bad_sections_get_one_clear_line(section, message):
         DATASETS.build({"type": "ProceduralVideoDataset"} | section)
 
 
+def test_masks_have_the_size_of_latents_of_other_strides():
+    dataset = ProceduralVideoDataset(length=4, max_frames=2, resolution=(32, 32), masks=True, scale=4, seed=9)
+    assert dataset[0]["mask"].shape == (2, 3, 8, 8)
+
+
 def test_masks_show_where_the_object_is_at_the_size_of_the_latents():
     dataset = ProceduralVideoDataset(length=4, max_frames=3, masks=True, seed=9)
     plain = ProceduralVideoDataset(length=4, max_frames=3, seed=9)

@@ -17,20 +17,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FRESH_SEED = 30_000
-BASE = "configs/tiny/t2v_infer.yaml"
+BASE = "configs/tiny/t2v_8_infer.yaml"
 # What is asked for, in the words of the trainings (configs/tiny/dreamvideo_*.yaml).
 PROMPTS = {"subject": "a * {motion} on a {background} background",
            "motion": "a {color} {shape} on a {background} background",
            "both": "a * on a {background} background"}
 
 
-def fresh_prompts(claim: str, clips: int, seed: int, sizes: dict) -> Iterator[tuple[str, object]]:
-    """(prompt, truth of the picture that goes with it) of each clip; sizes: `radius` and `travel` of the world."""
+def fresh_prompts(claim: str, clips: int, seed: int, world) -> Iterator[tuple[str, object]]:
+    """(prompt, truth of the picture that goes with it) of each clip; world: what the base model knows."""
     from tools.world.scene import sample_truth
-    from tools.world.vocabulary import NEW_COLORS, NEW_SHAPES, World
+    from tools.world.vocabulary import NEW_COLORS, NEW_SHAPES
 
     subject = {} if claim == "motion" else {"shapes": tuple(NEW_SHAPES), "colors": tuple(NEW_COLORS)}
-    world = World(**subject, **sizes)
+    world = dataclasses.replace(world, **subject)
     for index in range(clips):
         truth = sample_truth(seed, index, world)
         yield PROMPTS[claim].format(**dataclasses.asdict(truth)), truth
@@ -43,16 +43,16 @@ def measure(cfg, claim: str, clips: int, seed: int, batch: int) -> tuple[dict[st
     from tools.datasets.lists import Item
     from tools.media import to_uint8, write_png
     from tools.metrics.novelties import read_novelties
-    from tools.registry import ENGINE
+    from tools.registry import DATASETS, ENGINE
     from tools.world.draw import render
 
     engine = ENGINE.build({"type": cfg.TASK_TYPE}, cfg=cfg)
     engine.build()
     found, shown = [], []
-    sizes = {key: cfg.vid_dataset[key] for key in ("radius", "travel") if key in cfg.vid_dataset}
+    world = DATASETS.build(cfg.vid_dataset).world
     with tempfile.TemporaryDirectory() as folder:
         cfg.test_data_dir = folder
-        numbered = enumerate(fresh_prompts(claim, clips, seed, sizes))
+        numbered = enumerate(fresh_prompts(claim, clips, seed, world))
         while chunk := list(itertools.islice(numbered, batch)):
             for number, (_, truth) in chunk:
                 write_png(Path(folder) / f"{number}.png", render(truth, 1, tuple(cfg.resolution))[0])

@@ -20,15 +20,17 @@ FRESH_SEED = 40_000  # no training run or held-out list uses it
 MIB = 2**20
 
 
-def unseen_captions(world, seed: int) -> Iterator[str]:
-    """Captions of the whole vocabulary with a word that the training world lacks; any where it lacks none."""
+def unseen_captions(world, seed: int, whole=None) -> Iterator[str]:
+    """Captions of the `whole` world (None: the whole vocabulary) with a word that the training world lacks; any where
+    it lacks none."""
     from tools.world.scene import sample_truth
     from tools.world.vocabulary import EVERYTHING, caption_of
 
+    whole = whole or EVERYTHING
     words = {"shape": "shapes", "color": "colors", "background": "backgrounds", "motion": "motions"}
-    restricted = any(set(getattr(world, names)) < set(getattr(EVERYTHING, names)) for names in words.values())
+    restricted = any(set(getattr(world, names)) < set(getattr(whole, names)) for names in words.values())
     for index in itertools.count():
-        truth = sample_truth(seed, index)
+        truth = sample_truth(seed, index, whole)
         seen = all(getattr(truth, word) in getattr(world, names) for word, names in words.items())
         if not (restricted and seen):
             yield caption_of(truth)
@@ -66,7 +68,8 @@ def claim(cfg, lora: str, captions: int, samples: int, seed: int) -> dict:
     engine.build()
     engine.model.eval().requires_grad_(False)
     world = DATASETS.build(cfg.vid_reward_dataset).world
-    chosen = list(itertools.islice(unseen_captions(world, seed), captions))
+    whole = DATASETS.build(cfg.vid_dataset).world
+    chosen = list(itertools.islice(unseen_captions(world, seed, whole), captions))
     with torch.no_grad():
         base = measure(engine, chosen, samples, seed)
         lora_files.load_pairs(engine.model, lora_files.load(lora, engine.model))

@@ -15,7 +15,6 @@ from tools.world.draw import object_cover, render
 from tools.world.scene import Truth, sample_truth, track
 from tools.world.vocabulary import World, caption_of
 
-LATENT = 8  # pixels along each side of a latent's
 MASKED_SHARE = 0.25
 _FRAME_STREAM = 1  # the choice of a frame must not move when a clip takes more draws
 
@@ -43,8 +42,9 @@ class ProceduralVideoDataset(Dataset):
         get_random_frame: the reference is a frame drawn at random (also a function of seed and index).
         captioned: False leaves the captions empty, as those of videos that nobody has described.
         caption: form of the captions in place of the world's own: 'a * {motion} on a {background} background'.
-        masks: items have `mask` too, float32 [F, 3, H // 8, W // 8]: 1 where a quarter of a latent's pixels or more
+        masks: items have `mask` too, float32 [F, 3, H // scale, W // scale]: 1 where a quarter of a latent's pixels or more
             show the object.
+        scale: pixels along each side of a latent.
 
     Items:
         video: float32 [F, 3, H, W]; ref_frame: float32 [3, H, W], one of its frames; vit_frame: float32 [3, h, w], the
@@ -61,9 +61,9 @@ class ProceduralVideoDataset(Dataset):
                  mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5),
                  vit_mean: Sequence[float] = CLIP_MEAN, vit_std: Sequence[float] = CLIP_STD,
                  get_first_frame: bool = True, get_random_frame: bool = False, captioned: bool = True,
-                 caption: str | None = None, masks: bool = False):
+                 caption: str | None = None, masks: bool = False, scale: int = 8):
         for name, value, least in (("length", length, 1), ("max_frames", max_frames, 1), ("seed", seed, 0),
-                                   ("resolution", min(resolution), 16), ("vit_resolution", min(vit_resolution), 1)):
+                                   ("resolution", min(resolution), 16), ("vit_resolution", min(vit_resolution), 1), ("scale", scale, 1)):
             if value < least:
                 raise UserError(f"ProceduralVideoDataset: {name} must be at least {least}, not {value}")
         words = {"shapes": shapes, "colors": colors, "backgrounds": backgrounds, "motions": motions,
@@ -74,7 +74,7 @@ class ProceduralVideoDataset(Dataset):
         self.mean, self.std = mean, std
         self.for_clip = vit_transforms(resolution, vit_resolution, vit_mean, vit_std)
         self.get_first_frame, self.get_random_frame = get_first_frame, get_random_frame
-        self.captioned, self.caption_form, self.masks = captioned, caption, masks
+        self.captioned, self.caption_form, self.masks, self.scale = captioned, caption, masks, scale
         try:
             self._caption(self.truth(0))
         except (KeyError, IndexError, ValueError) as error:
@@ -107,7 +107,7 @@ class ProceduralVideoDataset(Dataset):
 
     def _mask(self, truth: Truth) -> torch.Tensor:
         cover = torch.from_numpy(object_cover(truth, self.frames, self.size))
-        shown = (avg_pool2d(cover, LATENT) >= MASKED_SHARE).float()
+        shown = (avg_pool2d(cover, self.scale) >= MASKED_SHARE).float()
         return shown[:, None].expand(-1, 3, -1, -1).contiguous()
 
     def _caption(self, truth: Truth) -> str:
