@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FRESH_SEED = 30_000
-BASE = "configs/tiny/t2v_8_infer.yaml"
+BASE = "configs/tiny/t2v_mini_infer.yaml"
 # What is asked for, in the words of the trainings (configs/tiny/dreamvideo_*.yaml).
 PROMPTS = {"subject": "a * {motion} on a {background} background",
            "motion": "a {color} {shape} on a {background} background",

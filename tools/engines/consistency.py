@@ -39,6 +39,7 @@ from tools.errors import UserError
 from tools.models.unet import GUIDANCE_WIDTH
 from tools.registry import ENGINE, MODEL
 
+MOST_STEPS = 16  # more of them gain nothing
 FIXED_GUIDANCE = 9.0  # w of VideoLCM; an ordinary guidance scale is 1 + w
 
 
@@ -52,6 +53,7 @@ class ConsistencyModel(LatentDiffusion):
     """
 
     steps_key = "num_inference_steps"
+    few_steps = True
     frozen_copies = 2
 
     def __new__(cls, cfg, mode: str):
@@ -60,6 +62,10 @@ class ConsistencyModel(LatentDiffusion):
     @classmethod
     def for_config(cls, cfg) -> type:
         return cls if cls is not ConsistencyModel else few_step(cfg.lcm_task)
+
+    @classmethod
+    def most_steps(cls, cfg) -> int:
+        return min(MOST_STEPS, cfg.ddim_timesteps)
 
     def check(self) -> None:
         super().check()

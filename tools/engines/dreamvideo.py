@@ -14,7 +14,6 @@ Sampling puts the base, the adapters of either kind or both, and the word togeth
 import functools
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from tools import checkpoint
 from tools.datasets.lists import clean_name, read_prompts_or_pairs
 from tools.datasets.transforms import mask_transforms
 from tools.embedders.textual_inversion import embedding_file, mentions, require_replaced
-from tools.engines.controls import Control
+from tools.engines.dreamvideo_adapters import CONTROLS, KEYS, adapter_files
 from tools.engines.engine import tasks
 from tools.engines.i2vgen import dropped
 from tools.engines.text2video import TextToVideo
@@ -34,8 +33,6 @@ from tools.models.dreamvideo import merge_adapters
 from tools.registry import AUTO_ENCODER, EMBEDDER, EMBEDMANAGER
 
 log = logging.getLogger(__name__)
-
-ROLES = {"identity": "subject", "motion": "motion"}  # kind of adapter -> whose training made it
 
 
 class Customised(nn.Module):
@@ -53,9 +50,8 @@ class Customised(nn.Module):
 class DreamVideo(TextToVideo):
     """Text with learned words and, for motion adapters, the CLIP vector of a picture are the conditions."""
 
-    controls = (Control("identity_adapter_scale", "subject", maximum=2, step=0.05),
-                Control("motion_adapter_scale", "motion", maximum=2, step=0.05),
-                Control("appearance_guide_strength_cond", "appearance", maximum=2, step=0.05))
+    controls = CONTROLS
+    network_keys = (*TextToVideo.network_keys, *KEYS)
 
     @classmethod
     def for_config(cls, cfg) -> type["DreamVideo"]:
@@ -208,50 +204,30 @@ class DreamVideo(TextToVideo):
             raise UserError(f"inverse_noise_strength must lie in 0..1, not {cfg.inverse_noise_strength}")
         if cfg.inverse_noise_strength and not cfg.latents_path:
             raise UserError("inverse_noise_strength needs latents_path, a file that training with save_latents wrote")
-        for _, path in self.adapter_files():
+        for _, path in adapter_files(self.cfg):
             checkpoint.locate(path)
-
-    def adapter_files(self) -> Iterator[tuple[str, str]]:
-        """(kind, path) of the adapters to load, in the order in which later ones win.
-
-        Raises:
-            UserError: an adapter named twice over, or by a step of a training run that is not named.
-        """
-        cfg = self.cfg
-        for kind, whose in ROLES.items():
-            index, path = cfg[f"{kind}_adapter_index"], cfg[f"{kind}_adapter_path"]
-            if index is not None and path:
-                raise UserError(f"{kind}_adapter_index and {kind}_adapter_path both name an adapter; give one of them")
-            if index is not None:
-                path = self._trained_adapter(kind, whose, index)
-            if path:
-                yield kind, path
-
-    def _trained_adapter(self, kind: str, whose: str, index: int) -> str:
-        """File that the training run of `subject_cfg` or `motion_cfg` has written at a step."""
-        training = self.cfg[f"{whose}_cfg"]
-        if not training:
-            raise UserError(f"{kind}_adapter_index {index} is a step of the training run of {whose}_cfg, which is not "
-                            f"set; set it, or give {kind}_adapter_path")
-        run = Path(self.cfg.cfg_prefix) / self.cfg[f"{whose}_log_dir"] / Path(training).name.split(".")[0]
-        return str(run / "checkpoints" / f"adapter_{index:08d}.pth")
 
     def sampled_state(self) -> dict[str, Tensor]:
         base = self.cfg.base_model
-        adapters = {f"{kind} adapter '{path}'": checkpoint.load_state(path) for kind, path in self.adapter_files()}
+        adapters = {f"{kind} adapter '{path}'": checkpoint.load_state(path) for kind, path in adapter_files(self.cfg)}
         return merge_adapters(self.model, f"base_model '{base}'", checkpoint.load_state(base), adapters)
 
     @property
     def weight_paths(self) -> dict[str, str]:
-        files = {"base": self.cfg.base_model} | {f"{kind}_adapter": path for kind, path in self.adapter_files()}
-        files |= {"auto_encoder": AUTO_ENCODER.arguments(self.cfg.auto_encoder).get("pretrained"),
-                  "embedder": EMBEDDER.arguments(self.section(self.cfg, "embedder")).get("pretrained"),
-                  "text_embedding": self.text_embedding if self.cfg.use_textInversion else None}
-        return {role: path for role, path in files.items() if path}
+        files = {"base": self.cfg.base_model} | {f"{kind}_adapter": path for kind, path in adapter_files(self.cfg)}
+        files |= super().weight_paths
+        return files | ({"text_embedding": self.text_embedding} if self.cfg.use_textInversion else {})
 
     def items(self) -> list:
         """Lines `picture|||caption`, the picture below `test_data_dir`; captions alone where no adapter sees one."""
         return read_prompts_or_pairs(self.cfg.test_list_path)
+
+    def source(self, item) -> str | None:
+        return item.path and str(Path(self.cfg.test_data_dir) / item.path)
+
+    @classmethod
+    def list_changes(cls, list_file: str) -> dict:
+        return super().list_changes(list_file) | {"test_data_dir": ""}
 
     def resolved(self, request):
         where = f"list file '{self.cfg.test_list_path}', line {request.item.line}"
@@ -259,7 +235,7 @@ class DreamVideo(TextToVideo):
         if self.cfg.use_clip_adapter_condition:
             if request.item.path is None:
                 raise UserError(f"{where}: the motion adapters are told a picture; write picture|||prompt")
-            read_image(Path(self.cfg.test_data_dir) / request.item.path)
+            read_image(self.source(request.item))
         return request
 
     def request(self, items: list, generators: list, folder: str | Path | None = None) -> dict:

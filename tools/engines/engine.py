@@ -4,6 +4,7 @@ import logging
 import random
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tools import checkpoint, runtime
@@ -43,7 +44,10 @@ class Engine:
         frozen_copies: copies of the trained module that training keeps beside it and does not train.
         steps_key: the key that says in how many steps sampling denoises.
         reseeds: `seeding sequential` starts the random streams anew for every prompt, as the original's task does.
+        few_steps: samples in so few steps that there is nothing to shorten.
+        network_keys: keys that a request may change and `build` goes by; another value asks for a new engine.
         needs_picture: every video starts from a picture.
+        needs_clip: every video takes its conditions from a video or a picture; `draw_conditions` shows them.
         from_prompt: makes a video of a prompt, perhaps with a picture; the app offers such methods.
         controls: settings that the app offers beside those that all methods have.
         clip_section: key of the section that describes the training clips.
@@ -53,7 +57,9 @@ class Engine:
     steps_key = "ddim_timesteps"
     reseeds = False
     frozen_copies = 0
-    needs_picture = False
+    few_steps = False
+    network_keys: tuple[str, ...] = ()
+    needs_picture = needs_clip = False
     from_prompt = True
     controls: tuple[Control, ...] = ()
     clip_section = "vid_dataset"
@@ -108,6 +114,22 @@ class Engine:
     def list_changes(cls, list_file: str) -> dict:
         """Keys of a configuration that make it sample one list into the folder `{log_dir}/{list name}`."""
         return {"test_list_path": list_file}
+
+    @classmethod
+    def most_steps(cls, cfg) -> int:
+        """The most denoising steps that the app offers for a configuration."""
+        return 200
+
+    def source(self, item) -> str | None:
+        """File that the video of a line starts from, or takes its conditions from."""
+        return item.path
+
+    def draw_conditions(self, request) -> dict[str, np.ndarray]:
+        """What the denoiser of a request is told beside the text, for the eye: uint8 [F, H, W, 3] by name.
+
+        Needs nothing that `build` makes. For methods that `needs_clip`.
+        """
+        raise NotImplementedError
 
     def resolved(self, request):
         """A request of the list with what its line leaves open filled in.

@@ -30,6 +30,7 @@ class LatentDiffusion(Engine):
     """
 
     sections = ("UNet", "Diffusion", "auto_encoder", "embedder")
+    network_keys = ("loras",)
     needs_image_vector = False
     pixel_features: tuple[str, ...] = ()  # names of what `features` gives
 
@@ -273,9 +274,10 @@ class LatentDiffusion(Engine):
     @property
     def weight_paths(self) -> dict[str, str]:
         """Weights that sampling loads, by role."""
-        files = {"UNet": self.cfg.test_model,
+        files = {"UNet": self.cfg.get("test_model"),
                  "auto_encoder": AUTO_ENCODER.arguments(self.cfg.auto_encoder).get("pretrained"),
                  "embedder": EMBEDDER.arguments(self.section(self.cfg, "embedder")).get("pretrained")}
+        files |= {f"lora_{number}": file for number, file in enumerate(self.cfg.loras)}
         return {role: path for role, path in files.items() if path}
 
     @functools.cached_property
