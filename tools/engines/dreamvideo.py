@@ -30,7 +30,7 @@ from tools.engines.text2video import TextToVideo
 from tools.errors import UserError
 from tools.media import read_image
 from tools.models.dreamvideo import merge_adapters
-from tools.registry import AUTO_ENCODER, EMBEDDER, EMBEDMANAGER
+from tools.registry import EMBEDMANAGER
 
 log = logging.getLogger(__name__)
 
@@ -213,10 +213,9 @@ class DreamVideo(TextToVideo):
         return merge_adapters(self.model, f"base_model '{base}'", checkpoint.load_state(base), adapters)
 
     @property
-    def weight_paths(self) -> dict[str, str]:
+    def denoiser_paths(self) -> dict[str, str | None]:
         files = {"base": self.cfg.base_model} | {f"{kind}_adapter": path for kind, path in adapter_files(self.cfg)}
-        files |= super().weight_paths
-        return files | ({"text_embedding": self.text_embedding} if self.cfg.use_textInversion else {})
+        return files | {"text_embedding": self.text_embedding if self.cfg.use_textInversion else None}
 
     def items(self) -> list:
         """Lines `picture|||caption`, the picture below `test_data_dir`; captions alone where no adapter sees one."""

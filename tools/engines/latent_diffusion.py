@@ -274,11 +274,16 @@ class LatentDiffusion(Engine):
     @property
     def weight_paths(self) -> dict[str, str]:
         """Weights that sampling loads, by role."""
-        files = {"UNet": self.cfg.get("test_model"),
-                 "auto_encoder": AUTO_ENCODER.arguments(self.cfg.auto_encoder).get("pretrained"),
-                 "embedder": EMBEDDER.arguments(self.section(self.cfg, "embedder")).get("pretrained")}
+        files = self.denoiser_paths | {
+            "auto_encoder": AUTO_ENCODER.arguments(self.cfg.auto_encoder).get("pretrained"),
+            "embedder": EMBEDDER.arguments(self.section(self.cfg, "embedder")).get("pretrained")}
         files |= {f"lora_{number}": file for number, file in enumerate(self.cfg.loras)}
         return {role: path for role, path in files.items() if path}
+
+    @property
+    def denoiser_paths(self) -> dict[str, str | None]:
+        """Those of them that the denoiser is made of, LoRA aside; None for what is not set."""
+        return {"UNet": self.cfg.test_model}
 
     @functools.cached_property
     def weight_files(self) -> dict[str, dict]:
