@@ -41,7 +41,7 @@ class Annotator:
 
     def draw(self, maps: Tensor) -> np.ndarray:
         """Maps for the eye, uint8 [F, H, W, 3]; here those of one channel in [0, 1] as they are, in grey."""
-        return as_pictures(maps.expand(-1, 3, -1, -1))
+        return in_grey(maps)
 
 
 class NetworkAnnotator(Annotator):
@@ -79,6 +79,11 @@ def as_pictures(frames: Tensor) -> np.ndarray:
     """float [F, 3, H, W] in [0, 1] to uint8 [F, H, W, 3], rounded to the nearest grey level."""
     frames = check_frames(frames).detach().float().cpu()
     return np.ascontiguousarray((frames * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy())
+
+
+def in_grey(maps: Tensor) -> np.ndarray:
+    """Maps [F, 1, H, W] in [0, 1] as they are, uint8 [F, H, W, 3]."""
+    return as_pictures(maps.expand(-1, 3, -1, -1))
 
 
 def check_frames(frames: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 import numpy as np
 from torch import Tensor
 
-from tools.annotators.base import NetworkAnnotator, as_pictures
+from tools.annotators.base import NetworkAnnotator, in_grey
 from tools.annotators.networks.midas import load_midas
 from tools.registry import ANNOTATOR
 
@@ -35,6 +35,10 @@ class Depth(NetworkAnnotator):
         return (self.network(frames * 2 - 1) / self.std).clamp(0, self.clamp)
 
     def draw(self, maps: Tensor) -> np.ndarray:
-        """Each frame between its own farthest and nearest."""
-        least, most = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
-        return as_pictures(((maps - least) / (most - least).clamp_min(1e-6)).expand(-1, 3, -1, -1))
+        return by_nearness(maps)
+
+
+def by_nearness(maps: Tensor) -> np.ndarray:
+    """Inverse depths [F, 1, H, W] in grey, each frame between its own farthest and nearest; uint8 [F, H, W, 3]."""
+    least, most = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
+    return in_grey((maps - least) / (most - least).clamp_min(1e-6))

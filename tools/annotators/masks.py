@@ -56,8 +56,12 @@ class Masks(Annotator):
         return resize(shape(CANVAS, CANVAS, draws), width, height)
 
     def draw(self, maps: Tensor) -> np.ndarray:
-        """What remains of the frames, grey where they are taken away."""
-        return as_pictures(maps[:, :3] * 0.5 + 0.5)
+        return remains(maps)
+
+
+def remains(maps: Tensor) -> np.ndarray:
+    """What remains of frames in their condition `masked` [F, 4, H, W], grey where they are taken away."""
+    return as_pictures(maps[:, :3] * 0.5 + 0.5)
 
 
 def mask_out(frames: Tensor, mask: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tools.annotators.masks import mask_out
+from tools.annotators.base import as_pictures, in_grey
+from tools.annotators.depth import by_nearness
+from tools.annotators.masks import mask_out, remains
 from tools.datasets.steered_clips import Clip
 from tools.errors import UserError, nearest
 from tools.registry import ANNOTATOR
@@ -14,6 +16,8 @@ from tools.world import conditions as world
 # Condition -> name of the annotator that reads it off frames.
 ANNOTATORS = {"depth": "depth", "sketch": "sketch", "single_sketch": "sketch", "canny": "canny",
               "motion": "motion_vectors", "histogram": "palette"}
+# Condition -> how it is drawn; motion and palettes are drawn by what reads them off frames, all others in grey.
+DRAWN = {"depth": by_nearness, "local_image": as_pictures, "masked": remains}
 
 
 class Steering:
@@ -48,6 +52,14 @@ class Steering:
                 value = value.expand(clip.length, *value.shape[1:])
                 told[key] = value if key == "histogram" else value.transpose(0, 1)
         return told
+
+    def draw(self, key: str, told: Tensor) -> np.ndarray:
+        """A condition as `__call__` gives it, [C, F, H, W] or [F, colours], for the eye: uint8 [F, H, W, 3]."""
+        if key == "histogram":
+            return self.annotator(ANNOTATORS[key]).draw(told)
+        maps = told.transpose(0, 1)
+        draw = self.annotator(ANNOTATORS[key]).draw if key == "motion" else DRAWN.get(key, in_grey)
+        return draw(maps)
 
     def require(self, key: str) -> None:
         """Have what reads a condition off frames ready; UserError where its weights are missing."""

@@ -16,15 +16,19 @@ The original has no training. What its network and the paper leave open is decid
   and whose mask is the object; edges and palettes are read off pixels in both cases.
 """
 import itertools
+from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from PIL import Image
 
+from tools.annotators.base import as_pictures
 from tools.datasets.lists import clean_name
-from tools.datasets.steered import TEXT, SteeredItem, check_files, read_steered
+from tools.datasets.steered import TEXT, VIDEO, SteeredItem, check_files, read_steered
 from tools.datasets.steered_clips import READ_OFF, Clip, ClipReader, RandomDraws
 from tools.datasets.transforms import Normalize, Resize, ToTensor
+from tools.engines.controls import Control
 from tools.engines.engine import tasks
 from tools.engines.i2vgen import dropped
 from tools.engines.steering import ANNOTATORS, Steering, TruthSteering
@@ -38,16 +42,36 @@ PACKED = ("words", "path")  # what is kept of a truth
 WEIGHTS = ("weights", "simplification")  # options of annotators that name files
 
 
+@dataclass(frozen=True)
+class ConditionSet(Control):
+    """The one set of `partial_keys` that a video is to have, of what the denoiser knows."""
+
+    widget = "checks"
+
+    def options(self, cfg) -> tuple[str, ...]:
+        return VideoComposer.keys_of(cfg)
+
+    def value(self, cfg) -> list[str]:
+        return list(next(iter(cfg.partial_keys), ()))
+
+    def changes(self, cfg, value: list[str]) -> dict:
+        if not value:
+            raise UserError(f"no condition is chosen; there are: {', '.join(self.options(cfg))}")
+        return {self.key: [[key for key in self.options(cfg) if key in value]]}
+
+
 @tasks(train=("train_tft2v_vcomposer_entrance",), sample=("inference_tft2v_vcomposer_entrance",))
 class VideoComposer(TextToVideo):
     """Text, maps, palette and image vector are the conditions."""
 
-    reseeds = True
+    reseeds = needs_clip = True
+    controls = (ConditionSet("partial_keys", "Conditions (y: the text)"),)
 
-    def __init__(self, cfg, mode: str):
-        super().__init__(cfg, mode)
-        asked = cfg.partial_keys if mode == "sample" else [self.keys]
-        self.needs_image_vector = any("image" in keys for keys in asked)
+    @property
+    def needs_image_vector(self) -> bool:
+        """Whether a set of conditions has the image vector."""
+        asked = self.cfg.partial_keys if self.mode == "sample" else [self.keys]
+        return any("image" in keys for keys in asked)
 
     @staticmethod
     def keys_of(cfg) -> tuple[str, ...]:
@@ -166,6 +190,23 @@ class VideoComposer(TextToVideo):
         cfg = self.cfg
         return read_steered(cfg.test_list_path, cfg.data_dir, cfg.partial_keys, cfg.video_compositions)
 
+    def source(self, item: SteeredItem) -> str | None:
+        return item.files.get(VIDEO)
+
+    @classmethod
+    def list_changes(cls, list_file: str) -> dict:
+        return super().list_changes(list_file) | {"data_dir": ""}
+
+    def draw_conditions(self, request) -> dict[str, np.ndarray]:
+        """The frames that conditions are read off, and what is read, by the draws that the request's video has."""
+        item = request.item
+        clip = self.reader(item, request.generator())
+        drawn = {} if clip.frames is None else {VIDEO: as_pictures(clip.frames.expand(clip.length, -1, -1, -1))}
+        drawn |= {key: self.steering.draw(key, told) for key, told in self.steering(item.keys, clip).items()}
+        if clip.picture is not None:
+            drawn["image"] = np.asarray(clip.picture)[None].repeat(clip.length, axis=0)
+        return {key: _resized(frames, self.cfg.resolution) for key, frames in drawn.items()}
+
     def resolved(self, request):
         item = request.item
         try:
@@ -210,6 +251,11 @@ class VideoComposer(TextToVideo):
     def output_name(self, request, rank: int, world_size: int) -> str:
         name = f"condition_{'_'.join(request.item.keys)}_{clean_name(request.item.caption)}"
         return f"rank_{world_size:02d}_{rank:02d}_{request.index:04d}_{name}.mp4"
+
+
+def _resized(frames: np.ndarray, size: list[int]) -> np.ndarray:
+    """uint8 [F, H, W, 3] at size = [width, height]."""
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.NEAREST)) for frame in frames])
 
 
 def annotator_options(cfg, device) -> dict[str, dict]:
