@@ -201,6 +201,10 @@ SAMPLING = {
     "test_model": Key(str | None, REQUIRED, "checkpoint of the denoiser"),
     "loras": Key(dict[str, float], {}, "LoRA files merged into the denoiser, with their scales: {file: 0.8}; training "
                                        "starts from the merged weights"),
+    "few_steps_cfg": Key(str | None, None, "sampling configuration whose consistency model makes the same in few steps; "
+                                           "for the app, inference.py ignores it"),
+    "refine_cfg": Key(str | None, None, "configuration of an inference_sr600 task that refines these videos; for the "
+                                        "app, inference.py ignores it"),
     "vldm_cfg": Key(str | None, None, "YAML of the training run; its values stand behind this file's"),
     "max_frames": Key(int, 16, "frames of the video", minimum=1),
     "target_fps": Key(int, 16, "frame rate told to the denoiser", minimum=1),

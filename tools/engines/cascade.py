@@ -36,9 +36,7 @@ class Cascade(Engine):
         runtime.start_logging(self.runtime, None)
         names, engines = self.engines()
         for engine in engines:
-            engine.check()
-            for path in engine.weight_paths.values():
-                checkpoint.locate(path)
+            check_stage(engine)
         made = None
         for number, name in enumerate(names, start=1):
             log.info("stage %d of %d: %s", number, len(names), name)
@@ -57,9 +55,8 @@ class Cascade(Engine):
         for name, cfg in configurations.items():
             load_components(cfg.imports)
             engine = ENGINE.build({"type": cfg.TASK_TYPE}, cfg=cfg)
-            if found and not hasattr(engine, "videos"):
-                raise UserError(f"{self.cfg.cfg_file}: stage '{name}' ({cfg.TASK_TYPE}) cannot follow another one: "
-                                f"it does not refine videos")
+            if found:
+                check_refines(engine, f"{self.cfg.cfg_file}: stage '{name}' ({cfg.TASK_TYPE})")
             found.append(engine)
         return list(configurations), found
 
@@ -103,6 +100,19 @@ def _stage(cfg: Config, name: str, section, shared: dict[str, object]) -> Config
     if is_training(stage.TASK_TYPE) or stage.TASK_TYPE == cfg.TASK_TYPE:
         raise UserError(f"{cfg.cfg_file}: stage '{name}': {stage.TASK_TYPE} makes no videos")
     return stage
+
+
+def check_refines(engine: Engine, what: str) -> None:
+    """Refuse what cannot follow another stage; messages call it `what`."""
+    if not hasattr(engine, "videos"):
+        raise UserError(f"{what} cannot follow another one: it does not refine videos")
+
+
+def check_stage(engine: Engine) -> None:
+    """Refuse a stage that cannot run, before an earlier one has: bad settings, weights that are missing."""
+    engine.check()
+    for path in engine.weight_paths.values():
+        checkpoint.locate(path)
 
 
 def run_stage(engine: Engine, videos: list[Path] | None) -> list[Path]:
