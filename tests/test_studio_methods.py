@@ -53,18 +53,20 @@ def app(tiny, tmp_path):
     return Studio(str(configs)), name
 
 
-def lora_file(path: Path, width: int) -> str:
-    """A LoRA of one projection of the tiny text-to-video network, which fits where `width` is its width."""
-    layer = "input_blocks.1.2.transformer_blocks.0.attn1.to_q_lora"
+def lora_file(path: Path, base: Path, more: int = 0) -> str:
+    """A LoRA of one projection of a network with the weights `base`, or of one that is wider by `more`."""
+    name, weight = next(pair for pair in checkpoint.load_state(base).items() if pair[0].endswith("attn1.to_q.weight"))
+    layer, width = name.removesuffix(".weight"), weight.shape[1] + more
     generator = torch.Generator().manual_seed(1)
-    checkpoint.save_file({f"{layer}.down_linear.weight": torch.randn(2, width, generator=generator),
-                          f"{layer}.up_linear.weight": torch.randn(width, 2, generator=generator)}, path)
+    checkpoint.save_file({f"{layer}_lora.down_linear.weight": torch.randn(2, width, generator=generator),
+                          f"{layer}_lora.up_linear.weight": torch.randn(len(weight), 2, generator=generator)}, path)
     return str(path)
 
 
-def test_a_lora_changes_the_video_by_its_strength_and_one_of_another_base_costs_nothing(app, tmp_path):
+def test_a_lora_changes_the_video_by_its_strength_and_one_of_another_base_costs_nothing(tiny, app, tmp_path):
     studio, name = app
-    fits, other = lora_file(tmp_path / "fits.safetensors", 32), lora_file(tmp_path / "other.pth", 24)
+    base = tiny.weights("t2v")
+    fits, other = lora_file(tmp_path / "fits.safetensors", base), lora_file(tmp_path / "other.pth", base, more=8)
 
     def make(loras):
         return studio.make(name, changed(STAR, loras=loras), ignore)[0]
@@ -128,8 +130,8 @@ def composer(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     unet = {"type": "UNetSD_TFT2V", **tasks.UNET}
     weights = tmp_path / "composer.safetensors"
-    checkpoint.save_file(fill_module(MODEL.build({**unet, "config": {"video_compositions": COMPOSITIONS}})).state_dict(),
-                         weights)
+    network = MODEL.build({**unet, "config": {"video_compositions": COMPOSITIONS}})
+    checkpoint.save_file(fill_module(network).state_dict(), weights)
     video = ProceduralVideoDataset(resolution=(40, 32), max_frames=6)[0]["video"]
     write_video(tmp_path / "clips/a.mp4", to_uint8(video, (0.5,) * 3, (0.5,) * 3), 8)
     configs = tmp_path / "configs"
