@@ -2,6 +2,11 @@
 import logging
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no reason to fail: what is tested is behaviour, never time.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

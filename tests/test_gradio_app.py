@@ -91,6 +91,13 @@ def test_button_makes_and_refines_in_few_steps_and_shows_the_refined_video(studi
     assert (base["config"]["num_inference_steps"], list(base["config"]["loras"].values())) == (8, [0.5])
 
 
+def test_a_hidden_menu_takes_what_any_configuration_offers(studio):
+    """A request need not have looked at its configuration first."""
+    for word, choices in (("few", ["still", "zoom_in"]), ("picture", ["still", "zoom_in"])):
+        camera = labelled(pages.build(studio, name_of(studio, word)))["Camera"]
+        assert [value for _, value in camera.choices] == choices and camera.value == "still"
+
+
 def test_button_tells_what_is_wrong(studio, tmp_path):
     name = name_of(studio, "text")
     press = button(pages.build(studio, name), "make_video")

@@ -1,8 +1,10 @@
 """The page of the app: what it shows of each configuration, and what its buttons do."""
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -24,13 +26,11 @@ SHOWN = ("preview", "maps")
 
 def build(studio: Studio, chosen: str) -> gr.Blocks:
     """The page, at first with the configuration `chosen`."""
-    owners = {control.key: (control, name) for name in reversed(studio.configs) for control in studio.controls(name)}
-    # Hidden ones look as in the first configuration that has them.
-    hidden = {key: properties(control, studio.config(name)) for key, (control, name) in owners.items()}
-    at_first = shown(studio, chosen, list(owners))
+    controls = {control.key: control for name in studio.configs for control in studio.controls(name)}
+    at_first = shown(studio, chosen, list(controls))
 
     def look(name: str) -> list[dict]:
-        return [gr.update(**part) for part in shown(studio, name, list(owners)).values()]
+        return [gr.update(**part) for part in shown(studio, name, list(controls)).values()]
 
     def run(name, prompt, picture, clip, seed, guide_scale, steps, few, few_steps, refine, lora, lora_scale, fresh,
             progress=gr.Progress(), *own):  # noqa: B008  gradio's way
@@ -38,15 +38,13 @@ def build(studio: Studio, chosen: str) -> gr.Blocks:
         values = prompt, picture, clip, seed, guide_scale, steps, few, few_steps, refine, lora, lora_scale
         with told():
             settings = settings_of(studio, name, dict(zip(SHARED, values, strict=True)),
-                                   dict(zip(owners, own, strict=False)))
+                                   dict(zip(controls, own, strict=False)))
             return *make_video(studio, name, settings, progress), settings.seed
 
-    def draw(name, *values):
-        shared, own = values[:len(SHARED)], values[len(SHARED):]
+    def draw(name, clip, seed, *own):
         with told():
-            settings = settings_of(studio, name, dict(zip(SHARED, shared, strict=True)),
-                                   dict(zip(owners, own, strict=True)))
-            return str(studio.preview(name, settings))
+            more = own_of(studio, name, dict(zip(controls, own, strict=False)))
+            return str(studio.preview(name, replace(studio.defaults(name), source=clip, seed=int(seed), more=more)))
 
     with gr.Blocks(title="OneReel", analytics_enabled=False) as page:
         gr.Markdown("# OneReel\nA video from a sentence, from a picture and a sentence, or steered by another video.")
@@ -54,8 +52,8 @@ def build(studio: Studio, chosen: str) -> gr.Blocks:
             with gr.Column():
                 name = gr.Dropdown(list(studio.configs), value=chosen, label="Configuration")
                 parts, fresh = _shared_parts(at_first)
-                own = {key: WIDGETS[control.widget](**_fixed(control), **hidden[key] | at_first[key])
-                       for key, (control, _) in owners.items()}
+                own = {key: WIDGETS[control.widget](**_anywhere(studio, control) | at_first[key])
+                       for key, control in controls.items()}
                 parts["preview"] = gr.Button("Preview the conditions", **at_first["preview"])
                 start = gr.Button("Make the video", variant="primary")
             with gr.Column():
@@ -65,8 +63,8 @@ def build(studio: Studio, chosen: str) -> gr.Blocks:
                 sidecars = gr.File(label="All it takes to make it again", file_count="multiple")
         inputs = [parts[key] for key in SHARED]
         name.change(look, name, [*inputs, *(parts[key] for key in SHOWN), *own.values()])
-        parts["preview"].click(draw, [name, *inputs, *own.values()], parts["maps"], api_name="preview",
-                               concurrency_limit=1)
+        parts["preview"].click(draw, [name, parts["clip"], parts["seed"], *own.values()], parts["maps"],
+                               api_name="preview", concurrency_limit=1)
         start.click(run, [name, *inputs, fresh, *own.values()], [video, sidecars, note, parts["seed"]],
                     api_name="make_video", concurrency_limit=1)
     return page
@@ -129,9 +127,15 @@ def properties(control: Control, cfg) -> dict:
     return value if control.widget == "file" else value | {"choices": list(control.options(cfg))}
 
 
-def _fixed(control: Control) -> dict:
-    """What it shows of all of them."""
-    return {"label": control.label} | ({"file_types": list(WEIGHT_SUFFIXES)} if control.widget == "file" else {})
+def _anywhere(studio: Studio, control: Control) -> dict:
+    """What it shows, hidden as it is, until a configuration is chosen that offers it: what the first of them has, with
+    the choices of all."""
+    cfgs = [studio.config(name) for name in studio.configs if control in studio.controls(name)]
+    fixed = {"label": control.label} | properties(control, cfgs[0])
+    if control.widget == "file":
+        return fixed | {"file_types": list(WEIGHT_SUFFIXES)}
+    choices = dict.fromkeys(itertools.chain.from_iterable(control.options(cfg) for cfg in cfgs))
+    return fixed | ({"choices": list(choices)} if choices else {})
 
 
 def settings_of(studio: Studio, name: str, shared: dict, own: dict) -> Settings:
@@ -144,12 +148,17 @@ def settings_of(studio: Studio, name: str, shared: dict, own: dict) -> Settings:
         own: those of the methods' own controls, among them those that this one does not have.
     """
     source = {PICTURE: shared["picture"], CLIP: shared["clip"]}.get(studio.starts_from(name))
-    mine = {control.key for control in studio.controls(name)}
     return Settings(
         shared["prompt"], source, int(shared["seed"]), float(shared["guide_scale"]), int(shared["steps"]),
-        {key: value for key, value in own.items() if key in mine},
+        own_of(studio, name, own),
         {shared["lora"]: shared["lora_scale"]} if shared["lora"] else {},
         int(shared["few_steps"]) if shared["few"] else None, shared["refine"])
+
+
+def own_of(studio: Studio, name: str, values: dict) -> dict:
+    """Those values of the methods' own controls that a configuration has."""
+    offered = {control.key for control in studio.controls(name)}
+    return {key: value for key, value in values.items() if key in offered}
 
 
 def make_video(studio: Studio, name: str, settings: Settings, report) -> tuple[str, list[str], str]:
