@@ -169,6 +169,18 @@ def test_training_asks_for_the_annotators_weights_before_anything_is_loaded(tiny
         tasks.engine(training(tiny, tmp_path, conditions_from="annotators")).check()
 
 
+def test_conditions_are_drawn_for_the_eye(tiny, clips, weights):
+    """Near is bright whatever the unit, the longest motion has full colour, what is masked is grey."""
+    engine = tasks.engine(sampling(tiny, clips, weights, ["a.mp4|||a red star"], [["y", "canny"]]))
+    ramp = torch.linspace(0, 0.1, 16).view(1, 1, 4, 4)
+    assert [engine.steering.draw("depth", ramp).min(), engine.steering.draw("depth", ramp).max()] == [0, 255]
+    assert engine.steering.draw("sketch", ramp).max() == round(25.5)
+    moving = torch.zeros(2, 1, 32, 32)
+    moving[0, 0, 16, 16] = 1.5
+    assert engine.steering.draw("motion", moving).max() == 255 > engine.steering.draw("motion", moving / 3).max() > 0
+    assert set(np.unique(engine.steering.draw("masked", torch.zeros(4, 1, 8, 8)))) == {128}
+
+
 def test_a_list_of_files_has_no_truth(tiny, clips, weights):
     cfg = sampling(tiny, clips, weights, ["a.mp4|||a red star"], [["y", "depth"]], conditions_from="truth")
     with pytest.raises(UserError, match="set conditions_from annotators"):

@@ -8,6 +8,7 @@ from torch import Tensor
 from tools.annotators.base import as_pictures, in_grey
 from tools.annotators.depth import by_nearness
 from tools.annotators.masks import mask_out, remains
+from tools.annotators.motion_vectors import FULL_COLOR
 from tools.datasets.steered_clips import Clip
 from tools.errors import UserError, nearest
 from tools.registry import ANNOTATOR
@@ -54,12 +55,17 @@ class Steering:
         return told
 
     def draw(self, key: str, told: Tensor) -> np.ndarray:
-        """A condition as `__call__` gives it, [C, F, H, W] or [F, colours], for the eye: uint8 [F, H, W, 3]."""
+        """A condition as `__call__` gives it, [C, F, H, W] or [F, colours], for the eye: uint8 [F, H, W, 3].
+
+        The longest motion of a clip, of a pixel at least, has the fullest colour.
+        """
         if key == "histogram":
             return self.annotator(ANNOTATORS[key]).draw(told)
         maps = told.transpose(0, 1)
-        draw = self.annotator(ANNOTATORS[key]).draw if key == "motion" else DRAWN.get(key, in_grey)
-        return draw(maps)
+        if key == "motion":
+            longest = maps.norm(dim=1).amax().clamp_min(1.0)
+            return self.annotator(ANNOTATORS[key]).draw(maps * FULL_COLOR / longest)
+        return DRAWN.get(key, in_grey)(maps)
 
     def require(self, key: str) -> None:
         """Have what reads a condition off frames ready; UserError where its weights are missing."""
