@@ -201,8 +201,8 @@ SAMPLING = {
     "test_model": Key(str | None, REQUIRED, "checkpoint of the denoiser"),
     "loras": Key(dict[str, float], {}, "LoRA files merged into the denoiser, with their scales: {file: 0.8}; training "
                                        "starts from the merged weights"),
-    "few_steps_cfg": Key(str | None, None, "sampling configuration whose consistency model makes the same in few steps; "
-                                           "for the app, inference.py ignores it"),
+    "few_steps_cfg": Key(str | None, None, "sampling configuration whose consistency model does the same in few steps, "
+                                           "for the app; inference.py ignores it"),
     "refine_cfg": Key(str | None, None, "configuration of an inference_sr600 task that refines these videos; for the "
                                         "app, inference.py ignores it"),
     "vldm_cfg": Key(str | None, None, "YAML of the training run; its values stand behind this file's"),
