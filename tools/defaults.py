@@ -170,8 +170,8 @@ TRAINING = {
     "use_fsdp": Key(bool, False, "shard the model over the ranks; not available, refused when true (DDP is used)"),
     "opti_timesteps": Key(int | None, None, "draw training times below this; not set: all of the schedule", minimum=1),
     "timestep_logit_normal": Key(list[float] | None, None,
-                                 "draw training times as a sigmoid of a normal with this mean and deviation, as a share "
-                                 "of all times; not set: uniformly", length=2),
+                                 "draw training times, as shares of all, by the sigmoid of a normal with this mean and "
+                                 "deviation; not set: uniformly", length=2),
     "use_div_loss": Key(bool, False, "add the diversity term to the loss"),
     "p_zero": Key(float, 0.9, "probability that training replaces the text by the negative prompt", minimum=0),
     "p_image_zero": Key(float, 0.0, "probability that training drops the image feature", minimum=0),

@@ -13,7 +13,8 @@ from tools.world.scene import sample_truth
 from tools.world.vocabulary import NEW_COLORS, NEW_MOTIONS, NEW_SHAPES, World
 
 CFG = SimpleNamespace(TASK_TYPE="x", resolution=[32, 32], mean=[0.5] * 3, std=[0.5] * 3, test_data_dir="",
-                      vid_dataset={"type": "ProceduralVideoDataset", "radius": [0.22, 0.28], "shapes": ["circle", "star"]})
+                      vid_dataset={"type": "ProceduralVideoDataset", "radius": [0.22, 0.28],
+                                   "shapes": ["circle", "star"]})
 
 
 class Painter:

@@ -1,6 +1,7 @@
 """What a consistency model keeps of its teacher, and how much faster it is, on fresh prompts of the small world.
 
-    python -m tools.benchmarks.few_steps --teacher configs/tiny/t2v_mini_infer.yaml --student configs/tiny/lcm_infer.yaml
+    python -m tools.benchmarks.few_steps --teacher configs/tiny/t2v_mini_infer.yaml \\
+        --student configs/tiny/lcm_infer.yaml
 
 Both make the same clips from the same noise, in turns in one process, so that what else the machine does hits both.
 Accuracies are shares of clips whose attribute is as the caption asks, measured from pixels by geometry. Seconds are

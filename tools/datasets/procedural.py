@@ -42,8 +42,8 @@ class ProceduralVideoDataset(Dataset):
         get_random_frame: the reference is a frame drawn at random (also a function of seed and index).
         captioned: False leaves the captions empty, as those of videos that nobody has described.
         caption: form of the captions in place of the world's own: 'a * {motion} on a {background} background'.
-        masks: items have `mask` too, float32 [F, 3, H // scale, W // scale]: 1 where a quarter of a latent's pixels or more
-            show the object.
+        masks: items have `mask` too, float32 [F, 3, H // scale, W // scale]: 1 where a quarter of a latent's pixels or
+            more show the object.
         scale: pixels along each side of a latent.
 
     Items:
@@ -63,7 +63,8 @@ class ProceduralVideoDataset(Dataset):
                  get_first_frame: bool = True, get_random_frame: bool = False, captioned: bool = True,
                  caption: str | None = None, masks: bool = False, scale: int = 8):
         for name, value, least in (("length", length, 1), ("max_frames", max_frames, 1), ("seed", seed, 0),
-                                   ("resolution", min(resolution), 16), ("vit_resolution", min(vit_resolution), 1), ("scale", scale, 1)):
+                                   ("resolution", min(resolution), 16), ("vit_resolution", min(vit_resolution), 1),
+                                   ("scale", scale, 1)):
             if value < least:
                 raise UserError(f"ProceduralVideoDataset: {name} must be at least {least}, not {value}")
         words = {"shapes": shapes, "colors": colors, "backgrounds": backgrounds, "motions": motions,

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from tools import noise
 from tools.config import Config
 from tools.datasets.camera_motion import MOTIONS, check_motion, moving_frames
 from tools.datasets.lists import NAME_BYTES, read_prompts_or_pairs
