@@ -194,6 +194,10 @@ AUTOENCODER_TRAINING = {
     "mse_weight": Key(float, 0.0, "weight of the squared error beside the absolute one", minimum=0),
     "initial_logvar": Key(float | None, None, "log variance that the posterior starts with; not set: near 0"),
     "kl_weight": Key(float, 1e-6, "weight of the posterior's divergence from a standard normal", minimum=0),
+    "latent_teacher": section("AUTO_ENCODER", None, "autoencoder whose latents the trained one is to share, so that "
+                              "denoisers go over from one to the other; null for none"),
+    "teacher_scale": Key(int, 8, "pixels along each side of a latent of `latent_teacher`", minimum=1),
+    "teacher_weight": Key(float, 1.0, "weight of the squared distance to the latents of `latent_teacher`", minimum=0),
 }
 
 SAMPLING = {

@@ -54,6 +54,17 @@ def test_the_loss_is_what_its_docstring_says(tmp_path):
     assert values["psnr"].item() == pytest.approx((10 * torch.log10(4 / error.square().mean())).item(), rel=1e-5)
 
 
+def test_it_takes_over_the_latents_of_a_teacher_that_sees_smaller_pictures(tmp_path):
+    narrow = tasks.DDCONFIG | {"ch_mult": tasks.DDCONFIG["ch_mult"][1:]}  # half as many pixels along a latent's side
+    section = {"type": "AutoencoderKL", "ddconfig": narrow, "embed_dim": 4, "pretrained": ""}
+    scale = 2 ** (len(narrow["ch_mult"]) - 1)
+    folder = tasks.run(training(tmp_path, latent_teacher=section, teacher_scale=scale, teacher_weight=2.0, l1_weight=0.0,
+                                kl_weight=0.0, mse_weight=0.0, decay_mode="none", num_steps=30))
+    lines = tasks.metrics(folder)
+    assert lines[0]["loss"] == pytest.approx(2 * lines[0]["teacher"], rel=1e-5)
+    assert lines[-1]["teacher"] < 0.5 * lines[0]["teacher"]
+
+
 def test_the_posterior_may_start_narrow(tmp_path):
     engine = tasks.engine(training(tmp_path, initial_logvar=-6.0))
     engine.build()

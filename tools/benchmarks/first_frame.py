@@ -26,8 +26,8 @@ from tools.benchmarks.small_world import FRESH_SEED, fresh_items, generators_of
 VARIANTS = (
     "ConsistI2V, FrameInit=configs/tiny/consisti2v_infer.yaml",
     "ConsistI2V=configs/tiny/consisti2v_infer.yaml noise_init null",
-    "I2VGen-XL, FrameInit=configs/tiny/i2v_8_infer.yaml noise_init '{type: FrameInit}'",
-    "I2VGen-XL=configs/tiny/i2v_8_infer.yaml",
+    "I2VGen-XL, FrameInit=configs/tiny/i2v_mini_infer.yaml noise_init '{type: FrameInit}'",
+    "I2VGen-XL=configs/tiny/i2v_mini_infer.yaml",
 )
 EQUAL_MOTION = 0.2  # share by which the motion of a matched pair may differ
 LEAST_MOTION = 0.1  # percent of the shorter side per frame: below, videos count as equally still

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-METHODS = {"text to video": "configs/tiny/t2v.yaml", "image to video": "configs/tiny/i2v.yaml"}
+METHODS = {"text to video": "configs/tiny/t2v_large.yaml", "image to video": "configs/tiny/i2v_large.yaml"}
 COLORS = ("#1f5fbf", "#d1541b")
 SIZE, MARGIN = (900, 560), (80, 50, 30, 60)  # pixels; left, top, right, bottom
 SMOOTHED = 20  # updates

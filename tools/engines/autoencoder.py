@@ -1,5 +1,6 @@
 """Training of the image autoencoder on frames."""
 import torch
+from torch.nn.functional import interpolate, mse_loss
 
 from tools import noise
 from tools.engines.engine import Engine, tasks
@@ -12,7 +13,11 @@ from tools.registry import AUTO_ENCODER
 class Autoencoder(Engine):
     """Reconstruction plus a small KL term (Rombach et al., arXiv 2112.10752, without the adversarial part).
 
-    loss = l1_weight mean |x - x'| + mse_weight mean (x - x')^2 + kl_weight mean KL(q(z|x) || N(0, 1)) per element of z.
+    loss = l1_weight mean |x - x'| + mse_weight mean (x - x')^2 + kl_weight mean KL(q(z|x) || N(0, 1)) per element of z
+           + teacher_weight mean (mean of q(z|x) - mean of q_teacher(z|x))^2, where there is a `latent_teacher`.
+
+    A teacher sees the pictures at the size that gives it as many latents as the trained network has: another resolution
+    gets the latents that a denoiser already knows.
 
     Training on random crops (`crop` pixels, 0 for whole frames) costs less and puts more edges into a batch; the
     network is convolutional. Finish on whole frames (a second run with crop 0): their group norms see other statistics.
@@ -28,6 +33,8 @@ class Autoencoder(Engine):
         if cfg.fix_encoder:
             for part in (self.model.encoder, self.model.quant_conv):
                 part.requires_grad_(False)
+        if cfg.latent_teacher is not None:
+            self.teacher = AUTO_ENCODER.build(cfg.latent_teacher).to(self.runtime.device).eval().requires_grad_(False)
         self.model.to(memory_format=torch.channels_last)
 
     def check(self) -> None:
@@ -52,7 +59,19 @@ class Autoencoder(Engine):
         loss = cfg.l1_weight * absolute + cfg.mse_weight * square + cfg.kl_weight * kl
         # The signal spans [-1, 1]: a peak of 2.
         psnr = 10 * torch.log10(4 / square.detach())
-        return loss, {"l1": absolute, "kl": kl, "psnr": psnr, "latent_std": posterior.mean.std()}
+        values = {"l1": absolute, "kl": kl, "psnr": psnr, "latent_std": posterior.mean.std()}
+        if cfg.latent_teacher is not None:
+            distance = mse_loss(posterior.mean, self.teacher_latents(frames, posterior.mean.shape[-2:]))
+            loss = loss + cfg.teacher_weight * distance
+            values["teacher"] = distance
+        return loss, values
+
+    @torch.no_grad()
+    def teacher_latents(self, frames: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """What the teacher makes of frames [N, 3, H, W] on a grid of (rows, columns) latents: [N, c, rows, columns]."""
+        size = [side * self.cfg.teacher_scale for side in grid]
+        frames = interpolate(frames, size=size, mode="bilinear", antialias=True, align_corners=False)
+        return self.teacher.encode(frames).mode()
 
     def preview(self, step: int, batch: dict) -> None:
         if not self.runtime.is_main:
