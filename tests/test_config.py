@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 # Files that others include, and recipes, which name files to run one after the other (tests/test_recipes.py).
 INCLUDED = {"configs/base.yaml", "configs/dreamvideo/dreamvideo.yaml", "configs/tiny/common.yaml",
             "configs/tiny/higen_world.yaml", "configs/tiny/sr_world.yaml", "configs/tiny/world.yaml",
+            "configs/tiny/world_first.yaml",
             "configs/tiny/world_mini.yaml", "configs/tiny/common_mini.yaml", "configs/tiny/denoiser.yaml"}
 SHIPPED = sorted({str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml") if "recipe" not in path.stem}
                  - INCLUDED)
