@@ -153,6 +153,16 @@ def test_step_below_zero_is_the_clean_sample():
     assert variance.max() == 0 and log_variance.unique().item() == -20
 
 
+@pytest.mark.parametrize("level", [149, 699])
+def test_an_exact_start_is_what_the_network_sees(level):
+    diffusion, start = process(schedule="cosine"), randn(*SHAPE)
+    options = {"steps": 4, "t_max": level, "eta": 0.0, "return_intermediate": "xt"}
+    _, exact = diffusion.sample(start, Recorder(), {"y": randn(2, 3)}, exact_start=True, **options)
+    _, shrunk = diffusion.sample(start, Recorder(), {"y": randn(2, 3)}, **options)
+    assert torch.allclose(exact[0], start, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(shrunk[0], start * diffusion.sigmas[level].float(), rtol=2e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: process("velocity"), "unknown mean_type 'velocity'"),
     (lambda: process().sample(randn(*SHAPE), Recorder(), solver="euler_a"), "unknown solver 'euler_a'"),

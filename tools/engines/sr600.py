@@ -8,6 +8,8 @@ No paper and no training of it were published. Decided here:
   difference of their latents and k = sigma/alpha at the highest level, the noise becomes n + d/k: at that level x_t is
   the degraded clip with noise, below it is what the deterministic sampler makes of it on the way to the clean one, at
   every level the target is the clean clip. Such a network is sampled with `sr_start noise`. 0: plain text to video;
+- a start by inversion is shrunk as the original's solver shrinks it, `sr_start noise` is not (`exact_start` in
+  `tools/diffusions/gaussian.py`);
 - videos keep their own shape (`enlarging.refined_size`); the latent height that the network wants is met by repeating
   the last rows of pixels, which are cut off afterwards.
 """
@@ -206,8 +208,8 @@ class VideoRefinement(TextToVideo):
                 return self.diffusion.forward_diffusion.sample(
                     start, self.model, list(conditions), guide_scale=guide_scale, guide_rescale=guide_rescale,
                     solver="dpmpp_2m_sde", steps=cfg.sr_steps, t_max=cfg.total_noise_levels - 1, t_min=0,
-                    discretization="trailing", eta=cfg.sr_eta, generator=generator, progress=progress,
-                    batched_guidance=batched)
+                    discretization="trailing", eta=cfg.sr_eta, exact_start=cfg.sr_start == "noise",
+                    generator=generator, progress=progress, batched_guidance=batched)
 
         return self.within_memory(sample)
 
