@@ -10,7 +10,6 @@ from tools.media import probe_video
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs" / "tiny").glob("*_infer*.yaml"))
 STEPS = {"sr_infer": ("sr_steps", 2), "lcm_infer": ("num_inference_steps", 2), "lcm_i2v_infer": ("num_inference_steps", 2)}
-
 LARGER = {"t2v_infer"}  # the rest is of the smaller world
 
 
@@ -34,7 +33,7 @@ def test_it_makes_a_video_with_the_embedded_weights(config, tmp_path, monkeypatc
     lines = Path(given.test_list_path).read_text().splitlines()
     one = tmp_path / "one.txt"
     one.write_text(next(line for line in lines if line and not line.startswith("#")) + "\n")
-    folder = tasks.run(str(config), key, steps, "test_list_path", one, "log_dir", tmp_path)
-    [video] = folder.glob("*.mp4")
+    tasks.run(str(config), key, steps, "test_list_path", one, "log_dir", tmp_path)
+    [video] = tmp_path.rglob("*.mp4")
     assert probe_video(video).frames == (16 if config.stem in LARGER else 8)
     assert json.loads(video.with_suffix(".json").read_text())["weights"]
