@@ -46,12 +46,11 @@ def right(video):
     return judge(read_frames(video, range(16)), caption).right
 
 
-@pytest.mark.parametrize("attribute", ["color", "background", "motion"])
+@pytest.mark.parametrize("attribute", ["shape", "color", "background", "motion"])
 def test_the_video_shows_the_prompts(right, attribute):
     assert right[attribute]
 
 
-@pytest.mark.xfail(reason="the embedded image-to-video model still bends shapes as they move (models/tiny/README.md)")
 def test_the_object_keeps_its_shape(right):
     assert right["kept"]
 
