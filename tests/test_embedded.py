@@ -1,4 +1,4 @@
-"""The embedded models: every sampling configuration of the small world whose weights come with the project makes a video."""
+"""Every sampling configuration of the small world whose weights come with the project makes a video."""
 import json
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from tools.media import probe_video
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs" / "tiny").glob("*_infer*.yaml"))
-STEPS = {"sr_infer": ("sr_steps", 2), "lcm_infer": ("num_inference_steps", 2), "lcm_i2v_infer": ("num_inference_steps", 2)}
+FEW = ("num_inference_steps", 2)
+STEPS = {"lcm_infer": FEW, "lcm_paper_infer": FEW, "lcm_i2v_infer": FEW}
 LARGER = {"t2v_infer"}  # the rest is of the smaller world
 
 

@@ -58,8 +58,8 @@ def test_it_takes_over_the_latents_of_a_teacher_that_sees_smaller_pictures(tmp_p
     narrow = tasks.DDCONFIG | {"ch_mult": tasks.DDCONFIG["ch_mult"][1:]}  # half as many pixels along a latent's side
     section = {"type": "AutoencoderKL", "ddconfig": narrow, "embed_dim": 4, "pretrained": ""}
     scale = 2 ** (len(narrow["ch_mult"]) - 1)
-    folder = tasks.run(training(tmp_path, latent_teacher=section, teacher_scale=scale, teacher_weight=2.0, l1_weight=0.0,
-                                kl_weight=0.0, mse_weight=0.0, decay_mode="none", num_steps=30))
+    folder = tasks.run(training(tmp_path, latent_teacher=section, teacher_scale=scale, teacher_weight=2.0,
+                                l1_weight=0.0, kl_weight=0.0, mse_weight=0.0, decay_mode="none", num_steps=30))
     lines = tasks.metrics(folder)
     assert lines[0]["loss"] == pytest.approx(2 * lines[0]["teacher"], rel=1e-5)
     assert lines[-1]["teacher"] < 0.5 * lines[0]["teacher"]

@@ -138,8 +138,8 @@ class GaussianDiffusion:
             discard_penultimate_step: make one time more and drop the last one before the clean end; None means yes.
             return_intermediate: `x0` or `xt` returns (x_0, list of that quantity at every evaluation).
             eta, s_noise, solver_type, brownian: see `dpm_solver.dpmpp_2m_sde`.
-            exact_start: start from `noise` as it is. The reference takes it for noise alone and shrinks it by sigma: nothing
-                at the highest levels, a ninth at the 700 of SR600's recipe, three quarters at 150.
+            exact_start: start from `noise` as it is. The reference takes it for noise alone and shrinks it by sigma: by
+                nothing at the highest levels, a ninth at the 700 of SR600's recipe, three quarters at 150.
             generator: seeds the Brownian motion.
 
         Raises:
