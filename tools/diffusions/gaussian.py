@@ -183,12 +183,11 @@ class GaussianDiffusion:
 
     def t_to_k_sigma(self, t: torch.Tensor) -> torch.Tensor:
         """k-sigma at real-valued times, interpolated linearly in its logarithm; infinite where alpha reaches 0."""
-        # In double precision: what a machine makes of single-precision logarithms shows in a Brownian path.
-        log_k = torch.log((self.sigmas / self.alphas).double())
+        log_k = torch.log(self.sigmas / self.alphas)
         low, high = t.floor().long(), t.ceil().long()
         weight = t - low
         log_value = (1 - weight) * log_k[low] + weight * log_k[high]
-        return torch.where(log_value.isfinite(), log_value, torch.inf).exp().float()
+        return torch.where(log_value.isfinite(), log_value, torch.inf).exp()
 
     def k_sigma_to_t(self, k_sigma: torch.Tensor) -> torch.Tensor:
         """Real-valued times of k-sigmas [N]; the inverse of `t_to_k_sigma` within the schedule, its ends beyond."""

@@ -138,8 +138,7 @@ def logsnr_cosine_interp(n: int, scale_min: float = 2.0, scale_max: float = 4.0,
     """
     t = torch.linspace(1, 0, n)
     low, high = math.atan(math.exp(-0.5 * logsnr_min)), math.atan(math.exp(-0.5 * logsnr_max))
-    # Tangent and logarithm in double precision: in single, machines differ in the last bit.
-    logsnrs = -2 * torch.log(torch.tan((low + t * (high - low)).double())).float()
+    logsnrs = -2 * torch.log(torch.tan(low + t * (high - low)))
     return t * (logsnrs + 2 * math.log(1 / scale_min)) + (1 - t) * (logsnrs + 2 * math.log(1 / scale_max))
 
 
@@ -175,4 +174,4 @@ def sigmas_to_logsnrs(sigmas: torch.Tensor) -> torch.Tensor:
 
 def logsnrs_to_sigmas(logsnrs: torch.Tensor) -> torch.Tensor:
     """Inverse of `sigmas_to_logsnrs`."""
-    return torch.sqrt(torch.sigmoid(-logsnrs.double()).to(logsnrs.dtype))
+    return torch.sqrt(torch.sigmoid(-logsnrs))
