@@ -138,8 +138,8 @@ def pixels(video: Path) -> np.ndarray:
 def assert_same_pixels(ours: np.ndarray, theirs: np.ndarray) -> None:
     """The same video, within 8 grey levels on average.
 
-    Equal bytes were asked for once. With torch 2.15 on an AVX-512 processor videos of two runs came out up to 4.9 levels
-    apart; why is not known, and it may be a fault of ours.
+    Equal bytes were asked for once. With torch 2.15 on an AVX-512 processor videos of two runs came out up to 4.9
+    levels apart; why is not known, and it may be a fault of ours.
     """
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).mean() < 8
