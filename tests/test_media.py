@@ -112,6 +112,13 @@ def test_written_video_is_h264_for_every_player(written):
         assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 8)
 
 
+def test_the_same_frames_give_the_same_file(tmp_path):
+    waves = 128 + 60 * np.sin(np.arange(64) / 5 + np.arange(16)[:, None])[:, :, None, None]
+    frames = (waves + 20 * np.random.default_rng(0).standard_normal((16, 64, 64, 3))).clip(0, 255).astype(np.uint8)
+    files = {media.write_video(tmp_path / f"{turn}.mp4", frames, 8).read_bytes() for turn in range(10)}
+    assert len(files) == 1
+
+
 def test_frames_may_be_an_iterator_and_the_folder_new(tmp_path):
     path = media.write_video(tmp_path / "new" / "clip.mp4", iter(numbered_frames(range(20))), 12.5)
     assert media.probe_video(path)[:2] == (12.5, 20)

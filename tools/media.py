@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 SEEK_GAP = 64  # frames: decoding on is cheaper than seeking up to about a group of pictures
 END_SLACK = 8  # frames that a container may promise beyond its last one
-CRF = 10  # x264 quality of the original's writer (imageio's quality 8)
+# The quality of the original's writer (imageio's quality 8). x264's macroblock tree is off: with the AVX-512 code of the
+# tested build it makes several files of the same small frames, with `asm=0` or `asm=avx2` one.
+X264 = {"crf": "10", "x264-params": "mbtree=0"}
 
 
 class VideoInfo(NamedTuple):
@@ -229,7 +231,7 @@ def _reason(error: Exception) -> str:
 def write_video(path, frames: Iterable[np.ndarray], fps: float) -> Path:
     """Write an H.264 MP4 (yuv420p, for every player), or a GIF where the suffix says so, and return its path.
 
-    A single frame becomes `{path}.png`.
+    A single frame becomes `{path}.png`. The same frames give the same bytes.
 
     Args:
         frames: uint8 [H, W, 3] each, of one size; an array [F, H, W, 3] or any iterable, consumed as it is written.
@@ -258,7 +260,7 @@ def write_video(path, frames: Iterable[np.ndarray], fps: float) -> Path:
 
 def _encode(path: Path, frames: Iterable[np.ndarray], fps: float, width: int, height: int) -> None:
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(CRF)})
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=X264)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
             rows, columns = height - frame.shape[0], width - frame.shape[1]

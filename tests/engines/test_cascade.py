@@ -45,9 +45,8 @@ def made(tiny, tmp_path_factory) -> Path:
     return folder
 
 
-def refined(folder: Path) -> dict[str, np.ndarray]:
-    """Pixels of the refined videos."""
-    return {path.name: tasks.pixels(path) for path in sorted(folder.glob("*_sr.mp4"))}
+def refined(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*_sr.mp4"))}
 
 
 def test_one_command_gives_what_two_give(tmp_path, made):
@@ -58,10 +57,7 @@ def test_one_command_gives_what_two_give(tmp_path, made):
     other = ("log_dir", tmp_path, "test_list_path", made / "prompts.txt")
     tasks.run(str(made / "t2v.yaml"), *other)
     tasks.run(str(made / "sr.yaml"), *other, "refine_dir", tmp_path / "prompts")
-    ours, theirs = refined(folder), refined(tmp_path / "prompts")
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        tasks.assert_same_pixels(ours[name], theirs[name])
+    assert refined(tmp_path / "prompts") == refined(folder)
 
 
 def test_the_first_networks_are_gone_before_the_second_ones_are_built(cascade, monkeypatch):

@@ -57,5 +57,4 @@ def test_no_prompt_is_done_twice_and_pixels_are_those_of_one_process(tiny, folde
     assert [path.name[:16] for path in shared] == ["rank_02_00_0000_", "rank_02_01_0001_", "rank_02_00_0002_"]
     assert json.loads(shared[1].with_suffix(".json").read_text())["seed"] == 77
     alone = sorted(tasks.run(tiny.sampling(tmp_path, "t2v", PROMPTS)).glob("*.mp4"))
-    for ours, theirs in zip(alone, shared, strict=True):
-        tasks.assert_same_pixels(tasks.pixels(ours), tasks.pixels(theirs))
+    assert [path.read_bytes() for path in alone] == [path.read_bytes() for path in shared]

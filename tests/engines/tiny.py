@@ -13,7 +13,7 @@ from tests.goldens.reader import fill_module, uniform
 from tools import checkpoint
 from tools.cli import parse, prepare, run_task
 from tools.config import Config
-from tools.media import probe_video, read_frames, write_png
+from tools.media import write_png
 from tools.registry import AUTO_ENCODER, EMBEDDER, ENGINE, MODEL, load_components
 
 WIDTH, SIDE, FRAMES = 32, 32, 3
@@ -128,21 +128,6 @@ def weights(folder: Path, step: int, kind: str = "non_ema") -> dict[str, torch.T
 def metrics(folder: Path) -> list[dict]:
     """Lines of a run's metrics."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def pixels(video: Path) -> np.ndarray:
-    """All frames of a video, int16 [F, H, W, 3]."""
-    return read_frames(video, range(probe_video(video).frames)).astype(np.int16)
-
-
-def assert_same_pixels(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """The same video, within 8 grey levels on average.
-
-    Equal bytes were asked for once. With torch 2.15 on an AVX-512 processor videos of two runs came out up to 4.9
-    levels apart; why is not known, and it may be a fault of ours.
-    """
-    assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).mean() < 8
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
