@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SEEK_GAP = 64  # frames: decoding on is cheaper than seeking up to about a group of pictures
 END_SLACK = 8  # frames that a container may promise beyond its last one
-# The quality of the original's writer (imageio's quality 8). x264's macroblock tree is off: with the AVX-512 code of the
+# Quality of the original's writer (imageio's quality 8). The macroblock tree is off: with the AVX-512 code of the
 # tested build it makes several files of the same small frames, with `asm=0` or `asm=avx2` one.
 X264 = {"crf": "10", "x264-params": "mbtree=0"}
 
