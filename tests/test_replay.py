@@ -40,19 +40,7 @@ def sinusoid_case(name: str = "own_sinusoid", width: int = 12) -> tuple[dict, di
     return case, {"own/out": np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)}
 
 
-# torchsde's path moves by a few thousandths with the last bit of the single-precision sigma that it ends at. It was
-# below 1e-4 once and is 1.7e-4 with torch 2.15 on an AVX-512 processor; which of the two does it was not isolated.
-OF_ONE_MACHINE = pytest.mark.xfail(reason="torchsde's path hangs on the last bit of a single-precision sigma",
-                                   strict=False)
-
-
-def kept_case(path):
-    """A case as a parameter of a test."""
-    return pytest.param(path, id=f"{path.parent.name}/{path.stem}",
-                        marks=[OF_ONE_MACHINE] if path.stem == "gauss_dpmpp_2m_sde_torchsde" else [])
-
-
-@pytest.mark.parametrize("path", map(kept_case, CASES))
+@pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_kept_case_replays(path, known):
     result = replay.replay(path, known)
     assert result.outcome == "ok", str(result)
