@@ -16,7 +16,9 @@ from tools.world.scene import Truth, sample_truth, track
 from tools.world.vocabulary import World, caption_of
 
 MASKED_SHARE = 0.25
+STRAY_SHARE = 0.5
 _FRAME_STREAM = 1  # the choice of a frame must not move when a clip takes more draws
+_CAPTION_STREAM = 2
 
 
 @DATASETS.register()
@@ -41,7 +43,9 @@ class ProceduralVideoDataset(Dataset):
         get_first_frame: the reference is the first frame, else the middle one.
         get_random_frame: the reference is a frame drawn at random (also a function of seed and index).
         captioned: False leaves the captions empty, as those of videos that nobody has described.
-        caption: form of the captions in place of the world's own: 'a * {motion} on a {background} background'.
+        caption: form of the captions in place of the world's own: 'a * {motion} on a {background} background'. Besides
+            the clip's words it may name {stray_motion}: the clip's own motion in half of the captions, in the others
+            any of the world's, for networks that are to trust another condition more than the word.
         masks: items have `mask` too, float32 [F, 3, H // scale, W // scale]: 1 where a quarter of a latent's pixels or
             more show the object.
         scale: pixels along each side of a latent.
@@ -77,10 +81,10 @@ class ProceduralVideoDataset(Dataset):
         self.get_first_frame, self.get_random_frame = get_first_frame, get_random_frame
         self.captioned, self.caption_form, self.masks, self.scale = captioned, caption, masks, scale
         try:
-            self._caption(self.truth(0))
+            self._caption(self.truth(0), 0)
         except (KeyError, IndexError, ValueError) as error:
-            raise UserError(f"ProceduralVideoDataset: caption '{caption}' may name {{shape}}, {{color}}, "
-                            f"{{background}} and {{motion}} in braces and nothing else ({error})") from error
+            raise UserError(f"ProceduralVideoDataset: caption '{caption}' may name {{shape}}, {{color}}, {{background}}, "
+                            f"{{motion}} and {{stray_motion}} in braces and nothing else ({error})") from error
 
     def __len__(self) -> int:
         return self.length
@@ -99,7 +103,7 @@ class ProceduralVideoDataset(Dataset):
             "ref_frame": video[reference],
             "vit_frame": self.for_clip(Image.fromarray(frames[reference])),
             "video": video,
-            "caption": self._caption(truth),
+            "caption": self._caption(truth, index),
             "key": f"{self.seed}-{index:08d}",
             "fps": self.fps,
             "truth": self._collatable(truth),
@@ -111,10 +115,16 @@ class ProceduralVideoDataset(Dataset):
         shown = (avg_pool2d(cover, self.scale) >= MASKED_SHARE).float()
         return shown[:, None].expand(-1, 3, -1, -1).contiguous()
 
-    def _caption(self, truth: Truth) -> str:
+    def _caption(self, truth: Truth, index: int) -> str:
         if not self.captioned:
             return ""
-        return caption_of(truth) if self.caption_form is None else self.caption_form.format(**_words(truth))
+        if self.caption_form is None:
+            return caption_of(truth)
+        return self.caption_form.format(**_words(truth), stray_motion=self._stray_motion(truth, index))
+
+    def _stray_motion(self, truth: Truth, index: int) -> str:
+        rng = np.random.default_rng([self.seed, index, _CAPTION_STREAM])
+        return str(rng.choice(self.world.motions)) if rng.random() < STRAY_SHARE else truth.motion
 
     def _reference(self, index: int) -> int:
         if self.get_random_frame:
