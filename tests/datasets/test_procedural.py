@@ -225,7 +225,8 @@ def test_captions_may_have_a_form_of_their_own():
 
 
 def test_stray_motions_are_the_clips_own_in_half_of_the_captions_and_repeat():
-    dataset = ProceduralVideoDataset(seed=5, max_frames=1, caption="{stray_motion}", motions=["moving left", "moving up"])
+    dataset = ProceduralVideoDataset(seed=5, max_frames=1, caption="{stray_motion}",
+                                     motions=["moving left", "moving up"])
     items = [dataset[index] for index in range(200)]
     own = sum(item["caption"] == item["truth"]["motion"] for item in items)
     assert 0.65 < own / 200 < 0.85  # a half, and a half of the rest

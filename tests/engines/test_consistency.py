@@ -46,7 +46,7 @@ def trainer_of(cfg_file: str, *overrides) -> Trainer:
     engine.check()
     engine.build()
     trainer = Trainer(engine)
-    trainer._wrap()
+    trainer.wrap()
     return trainer
 
 
@@ -83,7 +83,7 @@ def test_the_target_follows_the_student_and_the_teacher_stays(tiny, tmp_path):
     trainer = trainer_of(distillation(tiny, tmp_path, "t2v", lr=1e-2, warmup_steps=0, lcm_target_decay=0.75))
     engine = trainer.engine
     first = checkpoint.load_state(tiny.weights("t2v"))
-    trainer._update(trainer._batches())
+    trainer.update(trainer.read_batches())
     expected = {key: 0.75 * value + 0.25 * trainer.model.state_dict()[key] for key, value in first.items()}
     assert tasks.same(engine.teacher.state_dict(), first)
     assert not tasks.same(trainer.model.state_dict(), first)
@@ -101,7 +101,7 @@ def test_who_keeps_dropout_and_who_is_told_the_guidance(tiny, tmp_path, changes,
     for name, network in networks.items():
         network.register_forward_pre_hook(lambda _, args, kwargs, name=name: told.update({name: kwargs.get("t_w")}),
                                           with_kwargs=True)
-    trainer._update(trainer._batches())
+    trainer.update(trainer.read_batches())
     assert (engine.teacher.training, engine.target.training, trainer.model.training) == (dropout, dropout, True)
     expected = guidance_embedding(torch.tensor([9.0, 9.0]), GUIDANCE_WIDTH)
     assert torch.equal(told["student"], expected)
@@ -141,7 +141,7 @@ def test_pictures_are_what_the_distilled_method_makes_of_them(tiny, tmp_path):
     engine, seen = trainer.engine, []
     assert isinstance(engine, ImageToVideo) and isinstance(engine, ConsistencyModel) and engine.needs_image_vector
     engine.teacher.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
-    trainer._update(trainer._batches())
+    trainer.update(trainer.read_batches())
     positive, negative = seen
     assert torch.equal(positive["local_image"], negative["local_image"])
     assert positive["image"].abs().sum() > 0 and not negative["image"].any()
@@ -154,7 +154,7 @@ def test_both_passes_of_a_method_are_distilled(tiny, tmp_path):
     for name, network in (("student", trainer.model), ("teacher", trainer.engine.teacher),
                           ("target", trainer.engine.target)):
         network.register_forward_pre_hook(lambda _, args, name=name: frames[name].append(args[0].shape[2]))
-    values, _ = trainer._update(trainer._batches())
+    values, _ = trainer.update(trainer.read_batches())
     assert frames == {"student": [1, tasks.FRAMES], "teacher": [1, 1, tasks.FRAMES, tasks.FRAMES],
                       "target": [1, tasks.FRAMES]}
     assert values["loss"] == values["temporal_loss"] + values["spatial_loss"]
@@ -216,7 +216,7 @@ def test_previews_are_made_in_few_steps(tiny, tmp_path):
         "type": "VisualTrainTextImageToVideo", "viz_num": 1}))
     calls = []
     trainer.model.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
-    trainer._preview(trainer.engine.to_device(next(trainer._batches())))
+    trainer.preview(trainer.engine.to_device(next(trainer.read_batches())))
     assert calls == [1, 1, 1]
     assert list((trainer.folder / "sample_000000").glob("*.png"))
 

@@ -238,8 +238,8 @@ def test_accumulation_equals_the_large_batch(small, tmp_path, same_draws):
 def test_listed_modules_train_and_others_stay(small, tmp_path):
     trainer = trainer_of(small.training(tmp_path, trainable_modules=["conv3ds.", "tempo_attns."]))
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-    trainer._update(trainer._batches())
-    trainer._update(trainer._batches())
+    trainer.update(trainer.read_batches())
+    trainer.update(trainer.read_batches())
     moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved and all("conv3ds." in name or "tempo_attns." in name for name in moved)
     with pytest.raises(UserError, match="no parameter's name contains 'temporal'"):
@@ -260,7 +260,7 @@ def test_training_reads_the_original_recipe(small, tmp_path):
 
 def test_cached_latents_keep_the_strides_of_their_clips(small, tmp_path):
     trainer = trainer_of(small.training(tmp_path, cache_latents=6, data={"sample_stride": [2, 5]}))
-    batch = next(trainer._batches())
+    batch = next(trainer.read_batches())
     assert "video" not in batch and set(batch["stride"].tolist()) <= {2, 3, 4, 5}
     told, _ = trainer.engine.conditions(batch, training=True)
     assert torch.equal(told["frame_stride"], batch["stride"])
@@ -269,14 +269,14 @@ def test_cached_latents_keep_the_strides_of_their_clips(small, tmp_path):
 def test_pairs_of_frames_train_the_spatial_layers(small, tmp_path):
     trainer = trainer_of(small.training(tmp_path, is_image=True, trainable_modules=None))
     assert not any("conv3ds" in name or "tempo_attns" in name for name, _ in trainer.model.named_parameters())
-    values, batch = trainer._update(trainer._batches())
+    values, batch = trainer.update(trainer.read_batches())
     assert batch["video"].shape[1] == 2 and torch.isfinite(values["loss"])
 
 
 def test_any_dataset_trains_it(small, tmp_path):
     file = small.training(tmp_path, vid_dataset={"type": "ProceduralVideoDataset", "resolution": [SIDE, SIDE]})
     trainer = trainer_of(file)
-    values, batch = trainer._update(trainer._batches())
+    values, batch = trainer.update(trainer.read_batches())
     assert batch["caption"][0].startswith("a") and torch.isfinite(values["loss"])
     assert trainer.engine.frame_strides(batch).tolist() == [3, 3]
     with pytest.raises(UserError, match="a clip needs 2 or more"):

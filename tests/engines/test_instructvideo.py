@@ -79,14 +79,14 @@ def states(folder: Path) -> dict[str, torch.Tensor]:
 def test_a_run_cut_off_and_resumed_ends_with_the_bits_of_one_left_alone(training, tmp_path, monkeypatch, objective,
                                                                         eta):
     file = training(reward_objective=objective, eta=eta)
-    update = Trainer._update
+    update = Trainer.update
 
     def cut_off(self, data):
         if self.step == 1:
             raise KeyboardInterrupt
         return update(self, data)
 
-    monkeypatch.setattr(Trainer, "_update", cut_off)
+    monkeypatch.setattr(Trainer, "update", cut_off)
     with pytest.raises(KeyboardInterrupt):
         tasks.run(file, "temp_dir", tmp_path / "cut")
     monkeypatch.undo()

@@ -74,14 +74,14 @@ def trainer_of(cfg_file: str, *overrides) -> Trainer:
     runtime.seed_everything(0)
     engine.build()
     trainer = Trainer(engine)
-    trainer._wrap()
+    trainer.wrap()
     return trainer
 
 
 def gradients_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Gradients with which the optimiser made one update."""
     trainer.optimizer.zero_grad = lambda **_: None
-    trainer._update(trainer._batches())
+    trainer.update(trainer.read_batches())
     return {name: p.grad for name, p in trainer.model.named_parameters()}
 
 
@@ -114,7 +114,7 @@ def test_accumulation_equals_the_large_batch(tiny, tmp_path, same_draws):
 def test_clipping_bounds_the_gradient_and_reports_its_norm(tiny, tmp_path):
     trainer = trainer_of(tiny.training(tmp_path, "t2v", grad_clip=0.01))
     trainer.optimizer.zero_grad = lambda **_: None
-    values, _ = trainer._update(trainer._batches())
+    values, _ = trainer.update(trainer.read_batches())
     norm = torch.stack([p.grad.norm() for p in trainer.parameters]).norm()
     assert values["grad_norm"] > 0.01
     assert norm == pytest.approx(0.01, rel=1e-3)
@@ -147,7 +147,7 @@ def test_precision_decides_the_type_that_the_network_computes_in(tiny, tmp_path,
     trainer = trainer_of(tiny.training(tmp_path, "t2v", precision=precision))
     seen = []
     trainer.model.middle_block[0].register_forward_hook(lambda module, args, out: seen.append(out.dtype))
-    values, _ = trainer._update(trainer._batches())
+    values, _ = trainer.update(trainer.read_batches())
     assert seen == [runtime.DTYPES[precision]]
     assert torch.isfinite(values["loss"])
 
@@ -162,13 +162,13 @@ def test_compile_compiles_the_network_and_leaves_its_keys(tiny, tmp_path, monkey
 
 def test_a_run_that_diverges_ends_before_it_saves(tiny, tmp_path, monkeypatch):
     file = tiny.training(tmp_path, "t2v", save_ckp_interval=1, log_interval=100)
-    update = Trainer._update
+    update = Trainer.update
 
     def diverge(self, data):
         values, batch = update(self, data)
         return ({"loss": torch.tensor(torch.nan)} if self.step == 2 else values), batch
 
-    monkeypatch.setattr(Trainer, "_update", diverge)
+    monkeypatch.setattr(Trainer, "update", diverge)
     with pytest.raises(UserError, match="step 2: the loss is no longer finite"):
         tasks.run(file)
     states = sorted((tmp_path / "runs" / "train" / "checkpoints").glob("state_*"))

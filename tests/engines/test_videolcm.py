@@ -49,14 +49,14 @@ def test_student_teacher_and_target_are_told_the_same_set_of_conditions(tiny, tm
     engine.check()
     engine.build()
     trainer = Trainer(engine)
-    trainer._wrap()
+    trainer.wrap()
     told = []
     for network in (trainer.model, engine.teacher, engine.target):
         network.register_forward_pre_hook(lambda _, args, kwargs: told.append(kwargs), with_kwargs=True)
-    data, sets = trainer._batches(), []
+    data, sets = trainer.read_batches(), []
     for _ in range(4):
         told.clear()
-        trainer._update(data)
+        trainer.update(data)
         maps = [{key: kwargs[key] for key in ("depth", "canny") if key in kwargs} for kwargs in told]
         assert all(len(one) == 1 and one.keys() == maps[0].keys() for one in maps)
         sets.append(next(iter(maps[0])))

@@ -19,8 +19,8 @@ def drawn(cfg_file: str):
     runtime.seed_everything(0)
     engine.build()
     trainer = Trainer(engine)
-    trainer._wrap()
-    trainer._preview(engine.to_device(next(trainer._batches())))
+    trainer.wrap()
+    trainer.preview(engine.to_device(next(trainer.read_batches())))
     return engine.folder / "sample_000000", trainer
 
 
@@ -38,9 +38,9 @@ def test_what_went_in_lies_beside_what_is_sampled(tiny, tmp_path):
 
 def test_training_does_not_notice(tiny, tmp_path):
     folder, trainer = drawn(tiny.training(tmp_path, "t2v", visual_train=VISUAL))
-    batch = trainer.engine.to_device(next(trainer._batches()))
+    batch = trainer.engine.to_device(next(trainer.read_batches()))
     before = torch.get_rng_state()
-    trainer._preview(batch)
+    trainer.preview(batch)
     assert torch.equal(torch.get_rng_state(), before)
     assert [path.suffix for path in sorted(folder.iterdir())] == [".mp4", ".png"]
 

@@ -83,8 +83,9 @@ class ProceduralVideoDataset(Dataset):
         try:
             self._caption(self.truth(0), 0)
         except (KeyError, IndexError, ValueError) as error:
-            raise UserError(f"ProceduralVideoDataset: caption '{caption}' may name {{shape}}, {{color}}, {{background}}, "
-                            f"{{motion}} and {{stray_motion}} in braces and nothing else ({error})") from error
+            raise UserError(f"ProceduralVideoDataset: caption '{caption}' may name {{shape}}, {{color}}, "
+                            f"{{background}}, {{motion}} and {{stray_motion}} in braces and nothing else "
+                            f"({error})") from error
 
     def __len__(self) -> int:
         return self.length

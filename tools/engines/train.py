@@ -58,8 +58,8 @@ class Trainer:
         random_state = self._resume()
         if random_state is None:
             self.engine.training_begins(self)
-        self._wrap()
-        data = self._batches()
+        self.wrap()
+        data = self.read_batches()
         if random_state is not None:
             # Last, after everything that may draw.
             runtime.set_rng_state(random_state)
@@ -72,14 +72,14 @@ class Trainer:
         with tqdm(total=last + 1, initial=self.step, unit="step", disable=not self.runtime.is_main) as bar:
             while self.step <= last:
                 began = time.perf_counter()
-                values, batch = self._update(data)
+                values, batch = self.update(data)
                 if self.step % self.cfg.log_interval == 0 or self.step == last:
                     self._log(values, metrics, bar, time.perf_counter() - began)
                 if self._due(self.cfg.save_ckp_interval):
                     self._require_finite(values)
                     self._save()
                 if self._due(self.cfg.viz_interval):
-                    self._preview(batch)
+                    self.preview(batch)
                 if self.cfg.eval_interval and self._due(self.cfg.eval_interval):
                     self._evaluate()
                 self.step += 1
@@ -102,7 +102,8 @@ class Trainer:
     def _due(self, interval: int) -> bool:
         return self.step in (self.first_step, self.cfg.num_steps) or self.step % interval == 0
 
-    def _wrap(self) -> None:
+    def wrap(self) -> None:
+        """Hand the engine the network that updates run: compiled or shared among ranks, as the configuration says."""
         network = self.model
         if self.cfg.compile:
             network.compile()
@@ -112,14 +113,15 @@ class Trainer:
         self.network = network
         self.engine.network = network
 
-    def _batches(self):
+    def read_batches(self):
+        """Batches without end, from where the run stands."""
         dataset, batch_size = self.engine.dataset()
         cfg = self.cfg
         return batches(dataset, batch_size=batch_size, seed=cfg.seed, shuffle=cfg.shuffle, done=self.batches_done,
                        rank=self.runtime.rank, world_size=self.runtime.world_size, num_workers=cfg.num_workers,
                        prefetch_factor=cfg.prefetch_factor, pin_memory=self.runtime.device.type == "cuda")
 
-    def _update(self, data) -> tuple[dict, dict]:
+    def update(self, data) -> tuple[dict, dict]:
         """One optimiser update; returns values to log (on the device) and the last batch."""
         self.model.train()
         micro = self.cfg.grad_accumulation
@@ -165,7 +167,7 @@ class Trainer:
             raise UserError(f"step {self.step}: the loss is no longer finite ({float(values['loss'])}); lower lr or "
                             f"set grad_clip; checkpoints so far are in {self.folder / 'checkpoints'}")
 
-    def _preview(self, batch: dict) -> None:
+    def preview(self, batch: dict) -> None:
         """Let the engine draw what it would sample now; training's random streams do not notice."""
         state = runtime.rng_state()
         self.model.eval()
