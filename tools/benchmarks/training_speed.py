@@ -28,7 +28,8 @@ def prepared(cfg_file: str, overrides: list[str], folder: str):
     from tools.engines.train import Trainer
     from tools.registry import ENGINE, load_components
 
-    cfg = load_config(cfg_file, ["cache_latents", str(CLIPS), "visual_train", "null", "log_dir", folder, *overrides])
+    fixed = ["cache_latents", str(CLIPS), "Pretrain", "null", "visual_train", "null", "log_dir", folder]
+    cfg = load_config(cfg_file, [*fixed, *overrides])
     load_components(cfg.imports)
     engine = ENGINE.build({"type": cfg.TASK_TYPE}, cfg=cfg)
     engine.build()
