@@ -53,7 +53,9 @@ def guidance_embedding(w: torch.Tensor, width: int) -> torch.Tensor:
 
 def pseudo_huber(a: torch.Tensor, b: torch.Tensor, c: float = HUBER) -> torch.Tensor:
     """Mean of sqrt((a - b)^2 + c^2) - c in float32: squared for differences below c, absolute above."""
-    return (torch.sqrt((a.float() - b.float()) ** 2 + c**2) - c).mean()
+    squares = (a.float() - b.float()) ** 2
+    # The same without the difference of two nearly equal numbers, which loses small squares.
+    return (squares / (torch.sqrt(squares + c**2) + c)).mean()
 
 
 @dataclass(frozen=True)
