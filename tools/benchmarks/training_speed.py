@@ -16,7 +16,7 @@ import tempfile
 from tools.benchmarks.unet_speed import flops, matmul_rate, seconds
 
 # The original encodes every batch anew and recomputes activations unless told otherwise.
-VARIANTS = ("as configured=", "encoding every batch=cache_latents 0",
+VARIANTS = ("kept latents=", "encoding every batch=cache_latents 0",
             "encoding and recomputing=cache_latents 0 UNet.use_checkpoint true")
 CLIPS = 32  # enough latents to draw batches from
 WARM_UP = 2
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", required=True, help="training configuration")
     parser.add_argument("--variant", action="append", metavar="'NAME=[key value ...]'",
-                        help="a setting; as configured, encoding every batch, and recomputing besides, when omitted")
+                        help="a setting; kept latents, encoding every batch, and recomputing besides, when omitted")
     parser.add_argument("--rounds", type=int, default=5, help="updates of each setting that count")
     parser.add_argument("--threads", type=int, help="threads of PyTorch (all cores)")
     options = parser.parse_args(argv)

@@ -16,7 +16,7 @@ from tools.world.scene import Truth, sample_truth, track
 from tools.world.vocabulary import World, caption_of
 
 MASKED_SHARE = 0.25
-STRAY_SHARE = 0.5
+STRAY_SHARE = 0.5  # of the captions name any motion of the world
 _FRAME_STREAM = 1  # the choice of a frame must not move when a clip takes more draws
 _CAPTION_STREAM = 2
 
