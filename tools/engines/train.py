@@ -16,6 +16,7 @@ from tools.engines.adafactor import Adafactor
 from tools.engines.annealing import AnnealingLR
 from tools.engines.batches import batches
 from tools.engines.ema import EMA
+from tools.engines.group_norm_guard import guard_group_norms
 from tools.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Trainer:
         self.engine, self.cfg, self.runtime = engine, cfg, engine.runtime
         self.folder = engine.folder
         self.model = engine.trainable()
+        guard_group_norms(self.model)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         if not parameters:
             raise UserError("nothing to train: every parameter is fixed (see Pretrain.fix_weight, trainable_modules)")
