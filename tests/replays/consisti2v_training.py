@@ -10,6 +10,7 @@ from tests.replays import consisti2v_toys as toys
 from tests.replays.consisti2v_parts import inputs_of
 from tests.replays.stages import record_inputs
 from tools.diffusions.ddim_scheduler import DDIMScheduler
+from tools.engines.group_norm_guard import guard_group_norms
 from tools.models.trainable import choose_trainable
 
 DRAWN = "noise_sampling_method", "noise_alpha"
@@ -20,6 +21,7 @@ def replay_step(case: dict, expected: dict, path) -> Iterator[tuple]:
     config, inputs = case["config"], inputs_of(case)
     model = toys.network(config["unet"]).train()
     engine = training_engine(config, model)
+    guard_group_norms(model)
     drawn = []
     draw = DDIMScheduler.sample_noise
     random.seed(config["python_seed"])
