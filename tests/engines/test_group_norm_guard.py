@@ -27,7 +27,8 @@ def test_a_trained_norm_of_a_frozen_input_has_the_gradients_of_its_formula(norm_
     assert x.grad is None and not x.requires_grad
 
 
-@pytest.mark.parametrize("version, guarded", [("2.10.0+cu128", True), ("2.11.0", True), ("2.15.0+cu132", False), ("3.0.0", False)])
+@pytest.mark.parametrize(("version", "guarded"), [("2.10.0+cu128", True), ("2.11.0", True), ("2.15.0+cu132", False),
+                                                   ("3.0.0", False)])
 def test_only_versions_with_the_fault_are_guarded(norm_and_input, monkeypatch, version, guarded):
     norm, _ = norm_and_input
     monkeypatch.setattr(group_norm_guard.torch, "__version__", version)
