@@ -9,9 +9,9 @@ SOUND_SINCE = (2, 15)
 def guard_group_norms(model: nn.Module) -> None:
     """Keep trained group norms from ending the process when what comes before them is frozen.
 
-    The CPU kernel of the channels-last backward pass writes to the input's gradient also where none is wanted, through a
-    null pointer. Asking for that gradient, and leaving it, costs little and avoids the fault. PyTorch versions without
-    it, and models on other devices, are left as they are.
+    The CPU kernel of the channels-last backward pass writes to the input's gradient also where none is wanted, through
+    a null pointer. Asking for that gradient, and leaving it, costs little and avoids the fault. PyTorch versions
+    without it, and models on other devices, are left as they are.
     """
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version >= SOUND_SINCE:
