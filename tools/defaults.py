@@ -316,6 +316,7 @@ METHODS = {
     "condition_loading": Key(Literal["fitted", "original"], "fitted",
                              "fitted: the middle of real frames alone; original: stretched, short of some frames"),
     "content_weight": Key(float, 1.0, "TF-T2V training: weight of the pictures' loss beside the clips'", minimum=0),
+    "picture_first": Key(bool, False, "TF-T2V sampling: a picture for the text, then a video for the picture alone"),
     "use_fps_condition": Key(bool, False, "tell the denoiser the frame rate"),
     "depth_clamp": Key(float, 10.0, "largest depth after division by depth_std"),
     "depth_std": Key(float, 20.0, "depth is divided by this"),

@@ -6,9 +6,13 @@ import torch
 from torch.utils.data import default_collate
 
 from tests.engines import tiny as tasks
+from tests.goldens.reader import fill_module
+from tools import checkpoint
+from tools.datasets.lists import Item
 from tools.diffusions.ddim import DiffusionDDIM
 from tools.diffusions.losses import incoherence
 from tools.engines.tft2v import ClipsWithPictures, split
+from tools.registry import ENGINE, MODEL
 
 WORLD = {"type": "ProceduralVideoDataset", "length": 6, "resolution": [tasks.SIDE] * 2,
          "vit_resolution": [tasks.SIDE] * 2}
@@ -127,3 +131,33 @@ def test_coherence_is_added_with_its_weight_where_there_are_changes():
     torch.testing.assert_close(coherent.loss(x0, **told), plain.loss(x0, **told) + 0.1 * incoherence(out, target))
     still = {"t": t, "noise": noise[:, :, :1], "model": told["model"]}
     assert torch.equal(coherent.loss(x0[:, :, :1], **still), plain.loss(x0[:, :, :1], **still))
+
+
+def test_picture_first_goes_from_text_to_picture_to_video(tiny, tmp_path, monkeypatch):
+    weights = tmp_path / "tft2v.safetensors"
+    unet = {"type": "UNetSD_TFT2V", **tasks.UNET}
+    network = MODEL.build(unet, config={"video_compositions": ["text", "image"]})
+    checkpoint.save_file(fill_module(network).state_dict(), weights)
+    cfg = tasks.resolve(tiny.sampling(tmp_path, "t2v", [], TASK_TYPE="inference_tft2v_entrance", UNet=unet,
+                                      test_model=str(weights), picture_first=True,
+                                      video_compositions=["text", "image"]))
+    engine = ENGINE.build({"type": cfg.TASK_TYPE}, cfg=cfg)
+    engine.build()
+    told, denoise, done = [], engine.denoise, []
+
+    def spy(start, conditions, *rest):
+        told.append((start.shape[2], conditions))
+        return denoise(start, conditions, *rest)
+
+    monkeypatch.setattr(engine, "denoise", spy)
+    items = [Item(1, "a red star", ""), Item(2, "a blue circle", "")]
+    videos = engine.generate(items, [torch.Generator().manual_seed(5) for _ in items],
+                             lambda step, total: done.append((step, total)))
+    (first, (picture, _)), (second, (video, null)) = told
+    assert (first, second) == (1, tasks.FRAMES) and [len(v) for v in videos] == [tasks.FRAMES] * 2
+    assert "image" not in picture and "image" not in null
+    torch.testing.assert_close(null["y"], engine.words(["", ""]))
+    assert torch.equal(video["y"], null["y"]) and not torch.allclose(picture["y"], video["y"])
+    assert video["image"].shape == (2, 1, tasks.WIDTH) and not video["image"][0].equal(video["image"][1])
+    assert not videos[0].equal(videos[1])
+    assert done[-1] == (2 * cfg.ddim_timesteps,) * 2

@@ -23,7 +23,7 @@ from tools.engines import consisti2v_keys
 from tools.engines.consisti2v_output import save_model, write_grid, write_settings
 from tools.engines.controls import FRAMEINIT, Control, OptionalChoice
 from tools.engines.engine import tasks
-from tools.engines.latent_diffusion import LatentDiffusion
+from tools.engines.latent_diffusion import LatentDiffusion, part_of
 from tools.errors import UserError
 from tools.media import read_image
 from tools.models.consisti2v.folder import load_replacement
@@ -141,7 +141,7 @@ class ConsistI2V(LatentDiffusion):
         """Latents of `autoregress_steps` clips, each of which starts from the last frame of the one before."""
         clips, count = [], self.cfg.autoregress_steps
         for number in range(count):
-            clip = super().sample_latents(batch, generators, _part_of(progress, number, count))
+            clip = super().sample_latents(batch, generators, part_of(progress, number, count))
             clips.append(clip[:, :, 1:] if number else clip)
             batch = {key: value for key, value in batch.items() if key != "moving"} | {"first_frame": clip[:, :, -1:]}
         return torch.cat(clips, dim=2)
@@ -293,10 +293,3 @@ class ConsistI2V(LatentDiffusion):
 def _dropped(probability: float) -> bool:
     """Whether a condition is dropped; draws from Python's generator where that is possible at all."""
     return probability > 0 and random.random() <= probability
-
-
-def _part_of(progress, number: int, count: int):
-    """Progress of one of `count` equal parts as progress of the whole."""
-    if progress is None or count == 1:
-        return progress
-    return lambda done, total: progress(number * total + done, count * total)

@@ -30,7 +30,7 @@ from tools.engines.content import (
 )
 from tools.engines.controls import Control
 from tools.engines.engine import tasks
-from tools.engines.latent_diffusion import source_of
+from tools.engines.latent_diffusion import part_of, source_of
 from tools.engines.text2video import TextToVideo
 
 
@@ -125,18 +125,13 @@ class HiGen(TextToVideo):
     def generate(self, items: list, generators: list, progress=None) -> list[torch.Tensor]:
         batch = self.request(items, generators)
         start = self.initial_noise(generators, frames=1)
-        key = self.run_pass(batch, self.spatial_content(start), start, generators, part_of(progress, 0))
+        key = self.run_pass(batch, self.spatial_content(start), start, generators, part_of(progress, 0, 2))
         start = self.with_offset(self.start_noise(batch, generators), generators, self.cfg.noise_strength)
         content = self.wished_content(key[:, :, 0], start.shape[2])
-        latents = self.run_pass(batch, content, start, generators, part_of(progress, 1))
+        latents = self.run_pass(batch, content, start, generators, part_of(progress, 1, 2))
         return list(self.decode(latents).transpose(1, 2))
 
     def run_pass(self, batch: dict, content: dict, start: torch.Tensor, generators: list, progress) -> torch.Tensor:
         """Latents of one of the two passes."""
         conditions = self.conditions(batch | {"content": content}, training=False)
         return self.denoise(start, conditions, source_of(generators), progress)
-
-
-def part_of(progress, number: int):
-    """`progress` for the pass `number` (0 or 1) of two equally long ones."""
-    return progress and (lambda done, total: progress(number * total + done, 2 * total))

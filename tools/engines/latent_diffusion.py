@@ -362,3 +362,10 @@ class LatentDiffusion(Engine):
 def source_of(generators: list) -> torch.Generator | list[torch.Generator] | None:
     """One generator that all samples of a batch share, or the list that gives every sample draws of its own."""
     return generators[0] if all(g is generators[0] for g in generators) else generators
+
+
+def part_of(progress, number: int, count: int):
+    """Progress of part `number` of `count` equally long ones as progress of the whole."""
+    if progress is None or count == 1:
+        return progress
+    return lambda done, total: progress(number * total + done, count * total)

@@ -12,11 +12,18 @@ all weights:
 What the paper leaves open: the two terms are added, the content branch times `content_weight`; each update takes
 batch_sizes['1'] / batch_sizes[F] pictures per clip, drawn at random; the text of a clip without one is the negative
 prompt; and with `p_image_zero` a whole batch of clips goes without its pictures, since sampling shows none.
+
+Text that was only ever seen with single pictures does not move them. With `picture_first` sampling uses the branches as
+they were trained, one after the other: the text makes a picture, and the picture's CLIP vector, in place of the text, a
+video. What the picture says of the motion to come then counts, and each branch does only what it has learned.
 """
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
+from tools import media
 from tools.engines.engine import tasks
+from tools.engines.latent_diffusion import part_of, source_of
 from tools.engines.text2video import TextToVideo
 
 CONTENT = "content_"  # prefix of what the pictures add to a batch of clips
@@ -30,7 +37,7 @@ class TextFreeToVideo(TextToVideo):
 
     def __init__(self, cfg, mode: str):
         super().__init__(cfg, mode)
-        self.needs_image_vector = mode == "train"
+        self.needs_image_vector = mode == "train" or cfg.picture_first
 
     def conditions(self, batch: dict, training: bool) -> tuple[dict, dict]:
         positive, negative = super().conditions(batch, training)
@@ -40,6 +47,26 @@ class TextFreeToVideo(TextToVideo):
             if torch.rand(()) >= self.cfg.p_image_zero:
                 positive["image"] = self.image_vector(batch)
         return positive, negative
+
+    # Sampling.
+
+    @torch.no_grad()
+    def generate(self, items: list, generators: list, progress=None) -> list[torch.Tensor]:
+        if not self.cfg.picture_first:
+            return super().generate(items, generators, progress)
+        batch, source = self.request(items, generators), source_of(generators)
+        start = self.initial_noise(generators, frames=1)
+        latents = self.denoise(start, self.conditions(batch, training=False), source, part_of(progress, 0, 2))
+        conditions = self.picture_conditions(batch, self.decode(latents))
+        latents = self.denoise(self.start_noise(batch, generators), conditions, source, part_of(progress, 1, 2))
+        return list(self.decode(latents).transpose(1, 2))
+
+    def picture_conditions(self, batch: dict, video: torch.Tensor) -> tuple[dict, dict]:
+        """Conditions of a video that goes by the one frame of `video` [B, 3, 1, H, W] and no text."""
+        pictures = media.to_uint8(video, self.cfg.mean, self.cfg.std)[:, 0]
+        shown = self.for_image_encoder([Image.fromarray(picture) for picture in pictures])
+        _, negative = self.conditions(batch, training=False)
+        return negative | {"image": self.image_vector({"vit_frame": shown})}, negative
 
     # Training.
 
