@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tools.metrics.novelties import read_novelties, spirals
+from tools.metrics.novelties import goes_aslant, read_novelties
 from tools.world.draw import render
 from tools.world.scene import sample_truth, track
 from tools.world.vocabulary import NEW_COLORS, NEW_MOTIONS, NEW_SHAPES, World
@@ -37,14 +37,18 @@ def test_stripes_alone_do_not_make_the_subject():
     assert seen(World(shapes=("square", "triangle", "star"), colors=tuple(NEW_COLORS)), 64)[0] == 0
 
 
-def test_a_spiral_seen_in_few_frames_or_run_backwards_is_none():
+def test_only_the_new_way_gone_straight_and_seen_is_the_motion():
     path = track(sample_truth(3, 0, World(**MOTION)), 16, (64, 64)).centers
-    assert spirals(path, 64)
-    assert spirals(path * [1, -1], 64)
-    assert not spirals(path[::-1], 64)
+    assert goes_aslant(path, 64)
+    assert not goes_aslant(path[::-1], 64)
+    assert not goes_aslant(path * [1, -1], 64)
+    assert not goes_aslant(path * [1, 0.2], 64)
+    assert not goes_aslant(path * 0.3, 64)
     hidden = path.copy()
     hidden[::2] = np.nan
-    assert not spirals(hidden, 64)
+    assert not goes_aslant(hidden, 64)
+    bent = path + 12 * np.sin(np.linspace(0, 2 * np.pi, 16))[:, None] * [1, -1]
+    assert not goes_aslant(bent, 64)
 
 
 def test_the_new_words_left_what_older_seeds_draw_as_it_was():

@@ -1,6 +1,7 @@
 """Recognise what customised models learn, a subject and a motion of the small world that no base model has seen.
 
-By geometry, as in `geometry`: the subject is a hexagon in three stripes of two colours, the motion a spiral.
+By geometry, as in `geometry`: the subject is a hexagon in three stripes of two colours, the motion a straight way
+down and to the right at once.
 """
 import dataclasses
 
@@ -17,14 +18,15 @@ from tools.metrics.geometry import (
     read_clip,
 )
 from tools.world.draw import ink, unit_area
-from tools.world.vocabulary import COLORS, NEW_COLORS, NEW_SHAPES, OUTLINES
+from tools.world.vocabulary import COLORS, NEW_COLORS, NEW_MOTIONS, NEW_SHAPES, OUTLINES
 
 (SUBJECT_SHAPE,), (SUBJECT_COLOR,) = NEW_SHAPES, NEW_COLORS
 CORE = 0.8  # cover from which on a pixel's colour is the object's
 MIN_STRIPES = 0.6  # correlation of the stripes seen with those that the subject has there
-MIN_TURN = np.pi  # of a spiral's 2.5 pi, of which the last frames are too near its middle to show theirs
-MIN_AGREEMENT = 0.75  # of the steps of a spiral turn the same way
-MIN_REACH = 0.08  # of the frame's shorter side, between a spiral's start and its end
+(NEW_WAY,) = NEW_MOTIONS.values()
+MAX_DEVIATION = 22.5  # degrees from the new way; half of what lies between it and those that base models know
+MIN_LENGTH = 0.15  # of a way, in units of the frame's shorter side; no clip of the world goes less than 0.3
+MAX_BEND = 0.05  # of the same: how far off the straight line from start to end a place may be on average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Novelties:
 
     Attributes:
         subject: the subject, in more than half of the frames.
-        motion: whatever is there spirals.
+        motion: whatever is there goes aslant.
     """
 
     subject: bool
@@ -51,7 +53,7 @@ def read_novelties(video: np.ndarray) -> Novelties:
     seen = sum(is_subject(frame, blob) for frame, blob in zip(video, blobs, strict=True))
     striped = np.array([blob.center if blob else (np.nan, np.nan) for blob in blobs], np.float32)
     unit = min(video.shape[1:3])
-    return Novelties(2 * seen > len(video), spirals(striped, unit) or spirals(read_clip(video).centers, unit))
+    return Novelties(2 * seen > len(video), goes_aslant(striped, unit) or goes_aslant(read_clip(video).centers, unit))
 
 
 def find_striped(frame: np.ndarray) -> Blob | None:
@@ -98,8 +100,8 @@ def _hue_error(rgb: np.ndarray, wanted: np.ndarray) -> float:
     return abs((hue(rgb) - hue(wanted) + 180) % 360 - 180)
 
 
-def spirals(centers: np.ndarray, unit: float) -> bool:
-    """Whether a path winds around the place where it ends, ever nearer.
+def goes_aslant(centers: np.ndarray, unit: float) -> bool:
+    """Whether a path leads the new way, straight.
 
     Args:
         centers: [F, 2] (x, y) in pixels, NaN where there is nothing.
@@ -109,12 +111,8 @@ def spirals(centers: np.ndarray, unit: float) -> bool:
     if seen.sum() < 5 or 4 * seen.sum() < 3 * len(seen):
         return False
     places = (centers[seen] @ np.array([1, 1j])) / unit
-    around = places[:-1] - places[-1]
-    reach = np.abs(around)
-    half = len(reach) // 2
-    if reach[:half].mean() < MIN_REACH or reach[half:].mean() > 0.8 * reach[:half].mean():
-        return False
-    steps = np.angle(around[1:] / around[:-1])
-    steps = steps[reach[1:] > MIN_REACH / 2]  # nearer to the middle a pixel's error is a large angle
-    turn = steps.sum()
-    return bool(abs(turn) >= MIN_TURN and np.mean(np.sign(steps) == np.sign(turn)) >= MIN_AGREEMENT)
+    # From a line through all places, of which the first and the last alone would be at the mercy of a bad frame.
+    slope, start = np.polyfit(np.linspace(0, 1, len(places)), places, 1)
+    bend = np.abs(places - (start + slope * np.linspace(0, 1, len(places)))).mean()
+    deviation = np.degrees(abs(np.angle(slope / complex(*NEW_WAY))))
+    return bool(abs(slope) >= MIN_LENGTH and deviation <= MAX_DEVIATION and bend <= MAX_BEND)

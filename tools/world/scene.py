@@ -4,9 +4,8 @@ import math
 
 import numpy as np
 
-from tools.world.vocabulary import EVERYTHING, MOTIONS, World
+from tools.world.vocabulary import EVERYTHING, MOTIONS, NEW_MOTIONS, World
 
-TURNS = 1.25  # of a spiral
 HUE_STREAM = 2
 MARGIN = 0.02  # least gap between object and frame, in units of the shorter side: a good pixel at 64
 
@@ -66,13 +65,11 @@ def sample_truth(seed: int, index: int, world: World = EVERYTHING) -> Truth:
     spread = math.sqrt(uniform(*world.growth))
     radii = {"growing": (radius / spread, radius * spread),
              "shrinking": (radius * spread, radius / spread)}.get(motion, (radius, radius))
-    direction, travel = MOTIONS.get(motion) or (0, 0), uniform(*world.travel)
+    direction, travel = (MOTIONS | NEW_MOTIONS)[motion] or (0, 0), uniform(*world.travel)
     room = 0.5 - MARGIN - max(radii)
     jitter = uniform(-1, 1), uniform(-1, 1)
     x, y = (_path(step * travel, room, off) for step, off in zip(direction, jitter, strict=True))
     angle = uniform(-world.tilt, world.tilt)
-    if motion == "spiralling":
-        x, y = _spiral(travel / 2, room, jitter, start=uniform(-math.pi, math.pi))
     turn = math.copysign(uniform(*world.turn), next(draws) - 0.5) if motion == "turning" else 0.0
     # From a stream of its own: worlds without it keep their clips.
     hue = np.random.default_rng([seed, index, HUE_STREAM]).uniform(*world.hue) if any(world.hue) else 0.0
@@ -88,18 +85,10 @@ def _path(distance: float, room: float, jitter: float) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def _spiral(reach: float, room: float, jitter: tuple[float, float], start: float) -> tuple[tuple, tuple]:
-    """First and last coordinates, (x, x) and (y, y), of a way that ends in the middle of a spiral `reach` wide."""
-    reach = min(reach, room)
-    (x, y), (dx, dy) = (off * (room - reach) for off in jitter), (reach * math.cos(start), reach * math.sin(start))
-    return (x + dx, x), (y + dy, y)
-
-
 def track(truth: Truth, frames: int, size: tuple[int, int]) -> Track:
     """Positions, radii and angles of `frames` frames of `size` = (width, height) pixels.
 
-    Position and angle change linearly, the radius geometrically; a single frame shows the start. What spirals goes
-    around the place where it ends `TURNS` times, clockwise, ever nearer.
+    Position and angle change linearly, the radius geometrically; a single frame shows the start.
     """
     width, height = size
     unit = min(width, height)
@@ -108,10 +97,6 @@ def track(truth: Truth, frames: int, size: tuple[int, int]) -> Track:
     def between(pair):
         return pair[0] + (pair[1] - pair[0]) * time
 
-    places = between(truth.x) + 1j * between(truth.y)
-    if truth.motion == "spiralling":
-        middle = complex(truth.x[1], truth.y[1])
-        places = middle + (places - middle) * np.exp(2j * math.pi * TURNS * time)
-    centers = np.stack([width / 2 + unit * places.real, height / 2 + unit * places.imag], axis=1)
+    centers = np.stack([width / 2 + unit * between(truth.x), height / 2 + unit * between(truth.y)], axis=1)
     radii = unit * truth.radius[0] * (truth.radius[1] / truth.radius[0]) ** time
     return Track(centers.astype(np.float32), radii.astype(np.float32), between(truth.angle).astype(np.float32))

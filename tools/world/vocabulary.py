@@ -56,7 +56,7 @@ MOTIONS = {
 # What no base model has seen: a subject and a motion to customise one with. A world draws them only where asked to.
 NEW_SHAPES = {"hexagon": Tips(6, math.cos(math.pi / 6))}
 NEW_COLORS = {"red-and-yellow": ("red", "yellow")}  # in turn, from the top, in `STRIPES` bands across the object
-NEW_MOTIONS = {"spiralling": None}
+NEW_MOTIONS = {"moving aslant": (math.sqrt(0.5), math.sqrt(0.5))}  # down and to the right
 STRIPES = 3
 
 OUTLINES = SHAPES | NEW_SHAPES
