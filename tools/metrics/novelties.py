@@ -112,7 +112,8 @@ def goes_aslant(centers: np.ndarray, unit: float) -> bool:
         return False
     places = (centers[seen] @ np.array([1, 1j])) / unit
     # From a line through all places, of which the first and the last alone would be at the mercy of a bad frame.
-    slope, start = np.polyfit(np.linspace(0, 1, len(places)), places, 1)
-    bend = np.abs(places - (start + slope * np.linspace(0, 1, len(places)))).mean()
+    time = np.linspace(0, 1, len(places))
+    slope, start = np.polyfit(time, places, 1)
+    bend = np.abs(places - (start + slope * time)).mean()
     deviation = np.degrees(abs(np.angle(slope / complex(*NEW_WAY))))
     return bool(abs(slope) >= MIN_LENGTH and deviation <= MAX_DEVIATION and bend <= MAX_BEND)
