@@ -12,7 +12,7 @@ from tools.datasets.lists import Item
 from tools.diffusions.ddim import DiffusionDDIM
 from tools.diffusions.losses import incoherence
 from tools.engines.tft2v import ClipsWithPictures, split
-from tools.registry import ENGINE, MODEL
+from tools.registry import DATASETS, ENGINE, MODEL
 
 WORLD = {"type": "ProceduralVideoDataset", "length": 6, "resolution": [tasks.SIDE] * 2,
          "vit_resolution": [tasks.SIDE] * 2}
@@ -50,6 +50,21 @@ def test_clips_are_told_a_picture_and_pictures_their_caption(engine):
     told, _ = engine.conditions(engine.with_latents(pictures), training=True)
     assert told["y"].equal(engine.words(pictures["caption"])) and "image" not in told
     assert len(pictures["caption"]) == 4 and pictures["video"].shape[1] == 1
+
+
+def test_clips_are_told_the_pixels_of_their_picture_too(tiny, tmp_path):
+    engine = built(tiny, tmp_path, p_image_zero=0.0, cache_latents=6,
+                   video_compositions=["text", "image", "local_image"])
+    clips, pictures = split(first_batch(engine))
+    told, _ = engine.conditions(clips, training=True)
+    dataset = DATASETS.build(engine.cfg.vid_dataset, max_frames=tasks.FRAMES)
+    shown = engine.unit_range(torch.stack([dataset[i]["ref_frame"] for i in range(2)]))
+    assert told["local_image"].shape == (2, 3, tasks.FRAMES, tasks.SIDE, tasks.SIDE)
+    assert all(told["local_image"][:, :, frame].equal(shown) for frame in range(tasks.FRAMES))
+    assert "local_image" not in engine.conditions(pictures, training=True)[0]
+    fill_module(engine.model).train()
+    engine.batch_loss(first_batch(engine))[0].backward()
+    assert engine.model.local_image_embedding["0"].weight.grad.abs().max() > 0
 
 
 def test_a_captioned_clip_is_told_both_and_others_in_its_batch_are_not(engine):
@@ -133,14 +148,14 @@ def test_coherence_is_added_with_its_weight_where_there_are_changes():
     assert torch.equal(coherent.loss(x0[:, :, :1], **still), plain.loss(x0[:, :, :1], **still))
 
 
-def test_picture_first_goes_from_text_to_picture_to_video(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("compositions", [["text", "image"], ["text", "image", "local_image"]])
+def test_picture_first_goes_from_text_to_picture_to_video(tiny, tmp_path, monkeypatch, compositions):
     weights = tmp_path / "tft2v.safetensors"
     unet = {"type": "UNetSD_TFT2V", **tasks.UNET}
-    network = MODEL.build(unet, config={"video_compositions": ["text", "image"]})
+    network = MODEL.build(unet, config={"video_compositions": compositions})
     checkpoint.save_file(fill_module(network).state_dict(), weights)
     cfg = tasks.resolve(tiny.sampling(tmp_path, "t2v", [], TASK_TYPE="inference_tft2v_entrance", UNet=unet,
-                                      test_model=str(weights), picture_first=True,
-                                      video_compositions=["text", "image"]))
+                                      test_model=str(weights), picture_first=True, video_compositions=compositions))
     engine = ENGINE.build({"type": cfg.TASK_TYPE}, cfg=cfg)
     engine.build()
     told, denoise, done = [], engine.denoise, []
@@ -155,9 +170,13 @@ def test_picture_first_goes_from_text_to_picture_to_video(tiny, tmp_path, monkey
                              lambda step, total: done.append((step, total)))
     (first, (picture, _)), (second, (video, null)) = told
     assert (first, second) == (1, tasks.FRAMES) and [len(v) for v in videos] == [tasks.FRAMES] * 2
-    assert "image" not in picture and "image" not in null
+    assert not {"image", "local_image"} & {*picture, *null}
     torch.testing.assert_close(null["y"], engine.words(["", ""]))
     assert torch.equal(video["y"], null["y"]) and not torch.allclose(picture["y"], video["y"])
     assert video["image"].shape == (2, 1, tasks.WIDTH) and not video["image"][0].equal(video["image"][1])
+    assert ("local_image" in video) == ("local_image" in compositions)
+    if "local_image" in video:
+        assert video["local_image"].shape == (2, 3, tasks.FRAMES, tasks.SIDE, tasks.SIDE)
+        assert video["local_image"].min() >= 0 and video["local_image"].max() <= 1
     assert not videos[0].equal(videos[1])
     assert done[-1] == (2 * cfg.ddim_timesteps,) * 2

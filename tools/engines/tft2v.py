@@ -4,9 +4,9 @@ Sampling is the original's. Its training was not released; after the paper, ever
 all weights:
 
 - the content branch learns from captioned pictures (`img_dataset`), each a video of one frame;
-- the motion branch learns from clips (`vid_dataset`). A clip without a caption is told the CLIP vector of one of its
-  frames instead (which one is the dataset's choice); one with a caption is told both, which is the paper's
-  semi-supervised setting;
+- the motion branch learns from clips (`vid_dataset`). A clip without a caption is told one of its frames instead (which
+  one is the dataset's choice), as its CLIP vector, and also as its pixels where `video_compositions` has
+  `local_image`; one with a caption is told both, which is the paper's semi-supervised setting;
 - `Diffusion.coherence`, 0.1 in the paper, weighs the coherence loss on the changes from frame to frame.
 
 What the paper leaves open: the two terms are added, the content branch times `content_weight`; each update takes
@@ -14,17 +14,17 @@ batch_sizes['1'] / batch_sizes[F] pictures per clip, drawn at random; the text o
 prompt; and with `p_image_zero` a whole batch of clips goes without its pictures, since sampling shows none.
 
 Text that was only ever seen with single pictures does not move them. With `picture_first` sampling uses the branches as
-they were trained, one after the other: the text makes a picture, and the picture's CLIP vector, in place of the text, a
-video. What the picture says of the motion to come then counts, and each branch does only what it has learned.
+they were trained, one after the other: the text makes a picture, and the picture, in place of the text, a video. What
+the picture says of the motion to come then counts, and each branch does only what it has learned.
 """
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
+from torchvision.transforms.functional import to_pil_image
 
-from tools import media
 from tools.engines.engine import tasks
 from tools.engines.latent_diffusion import part_of, source_of
 from tools.engines.text2video import TextToVideo
+from tools.models.composer import ENTRIES
 
 CONTENT = "content_"  # prefix of what the pictures add to a batch of clips
 
@@ -41,12 +41,25 @@ class TextFreeToVideo(TextToVideo):
 
     def conditions(self, batch: dict, training: bool) -> tuple[dict, dict]:
         positive, negative = super().conditions(batch, training)
-        if training and batch["latents"].shape[2] > 1:
+        if training and (frames := batch["latents"].shape[2]) > 1:
             captioned = torch.tensor([bool(caption) for caption in batch["caption"]]).to(positive["y"].device)
             positive["y"] = torch.where(captioned.view(-1, 1, 1), positive["y"], negative["y"])
             if torch.rand(()) >= self.cfg.p_image_zero:
-                positive["image"] = self.image_vector(batch)
+                positive |= self.shown(batch, frames)
         return positive, negative
+
+    @property
+    def shows_pixels(self) -> bool:
+        """Whether the network is told a picture's pixels beside its CLIP vector."""
+        return ENTRIES["local_image"] in self.cfg.video_compositions
+
+    def shown(self, batch: dict, frames: int) -> dict[str, torch.Tensor]:
+        """What the denoiser of a video of `frames` frames is told of the batch's pictures: `vit_frame` or
+        `image_vector`, and `local_image` [B, 3, H, W] in 0..1 where it takes that."""
+        told = {"image": self.image_vector(batch)}
+        if self.shows_pixels:
+            told["local_image"] = batch["local_image"][:, :, None].expand(-1, -1, frames, -1, -1)
+        return told
 
     # Sampling.
 
@@ -63,12 +76,28 @@ class TextFreeToVideo(TextToVideo):
 
     def picture_conditions(self, batch: dict, video: torch.Tensor) -> tuple[dict, dict]:
         """Conditions of a video that goes by the one frame of `video` [B, 3, 1, H, W] and no text."""
-        pictures = media.to_uint8(video, self.cfg.mean, self.cfg.std)[:, 0]
-        shown = self.for_image_encoder([Image.fromarray(picture) for picture in pictures])
+        pixels = self.unit_range(video[:, :, 0])
+        pictures = self.for_image_encoder([to_pil_image(picture) for picture in pixels.cpu()])
         _, negative = self.conditions(batch, training=False)
-        return negative | {"image": self.image_vector({"vit_frame": shown})}, negative
+        shown = self.shown({"vit_frame": pictures, "local_image": pixels}, self.cfg.max_frames)
+        return negative | shown, negative
+
+    def unit_range(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Normalised pictures [B, 3, H, W] in 0..1."""
+        mean, std = (pictures.new_tensor(values).view(3, 1, 1) for values in (self.cfg.mean, self.cfg.std))
+        return (pictures * std + mean).clamp(0, 1)
 
     # Training.
+
+    @property
+    def pixel_features(self) -> tuple[str, ...]:
+        return ("local_image",) if self.shows_pixels else ()
+
+    def features(self, batch: dict) -> dict[str, torch.Tensor]:
+        """The picture that the clip is told, [B, 3, H, W]; single pictures are told their captions alone."""
+        if not self.shows_pixels or batch["video"].shape[1] == 1:
+            return {}
+        return {"local_image": self.unit_range(batch["ref_frame"])}
 
     def dataset(self):
         clips, batch_size = super().dataset()
