@@ -24,10 +24,25 @@ def test_a_still_clip_keeps_to_its_picture_and_a_moving_one_keeps_its_object():
     assert moving.psnr[0] == 99.0 and moving.psnr[-1] < 25
     lost = measure_clip(np.where(np.arange(8)[:, None, None, None] < 4, video, 255), video[0], caption)
     assert lost.kept.tolist() == [True] * 4 + [False] * 4
+    assert still.overlap == pytest.approx(1) and moving.overlap.min() > 0.9
+    assert lost.overlap[:4].min() > 0.9 and not lost.overlap[4:].any()
+
+
+def test_an_object_of_another_shape_or_size_overlaps_less():
+    def shown(shape: str, radius: float) -> np.ndarray:
+        world = ProceduralVideoDataset(seed=3, max_frames=1, shapes=[shape], colors=["red"], radius=[radius, radius],
+                                       backgrounds=["white"])
+        return to_uint8(world[0]["video"], [0.5] * 3, [0.5] * 3)
+
+    circle = shown("circle", 0.25)
+    alike, square, small = (benchmark.overlaps(other, circle[0]).item()
+                            for other in (circle, shown("square", 0.25), shown("circle", 0.2)))
+    assert alike == pytest.approx(1, abs=0.01)
+    assert 0.4 < square < 0.9 and small == pytest.approx(0.64, abs=0.05)
 
 
 def clip(psnr: float, motion: float, kept: bool = True) -> Clip:
-    return Clip(np.full(4, psnr), np.full(4, kept), motion, motion > 1)
+    return Clip(np.full(4, psnr), np.full(4, kept), np.full(4, 0.5 + kept / 4), motion, motion > 1)
 
 
 def test_pairs_are_compared_where_both_move_as_much():
@@ -37,6 +52,7 @@ def test_pairs_are_compared_where_both_move_as_much():
     assert found["first"]["clips"] == 2
     assert found["first"]["dynamic_degree"] == found["second"]["dynamic_degree"] == 0.5
     assert (found["psnr_gain"], found["kept_gain"], found["share_of_pairs_nearer"]) == (2.0, 0.5, 0.5)
+    assert (found["overlap_gain"], found["share_of_pairs_more_alike"]) == (0.125, 0.75)
     assert matched([clip(30, 1.0)], [clip(30, 9.0)]) == {}
     assert figures(ours)["psnr_by_frame"] == [30.0] * 4
 

@@ -18,6 +18,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from tools.benchmarks.few_steps import rounded
@@ -40,12 +41,15 @@ class Clip:
     Attributes:
         psnr: [F] dB of every frame against the picture.
         kept: [F] whether every frame shows the object in the shape and colour of the caption.
+        overlap: [F] how much of the picture's object every frame keeps, wherever it has gone: intersection over union
+            of both, the centres laid on each other; 0 where there is no object.
         motion: mean length of the optical flow, percent of the shorter side per frame.
         dynamic: whether it moves at all, by the rule of VBench.
     """
 
     psnr: np.ndarray
     kept: np.ndarray
+    overlap: np.ndarray
     motion: float
     dynamic: bool
 
@@ -61,14 +65,36 @@ def measure_clip(video: np.ndarray, picture: np.ndarray, caption: str) -> Clip:
     kept = [shape == asked.shape and color == asked.color
             for shape, color in zip(reading.shapes, reading.colors, strict=True)]
     steadiness = measure(video)
-    return Clip(np.array([min(psnr(frame, picture), 99.0) for frame in video]), np.array(kept), steadiness.motion,
-                steadiness.dynamic)
+    return Clip(np.array([min(psnr(frame, picture), 99.0) for frame in video]), np.array(kept),
+                overlaps(video, picture), steadiness.motion, steadiness.dynamic)
+
+
+def overlaps(video: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """`Clip.overlap` of a video, uint8 [F, H, W, 3], and its picture [H, W, 3]."""
+    from tools.metrics.geometry import border_rows, find_object
+
+    rows = border_rows(np.concatenate([picture[None], video]))
+    first, *others = (centred(find_object(frame, rows), frame.shape[:2]) for frame in (picture, *video))
+    return np.array([np.minimum(first, other).sum() / max(np.maximum(first, other).sum(), 1e-6) for other in others])
+
+
+def centred(blob, size: tuple[int, int]) -> np.ndarray:
+    """Cover, 0..1, of an object in the middle of an empty frame of `size` = (height, width)."""
+    height, width = size
+    canvas = np.zeros(size, np.float32)
+    if blob is None:
+        return canvas
+    rows, columns = blob.cover.shape
+    canvas[blob.top:blob.top + rows, blob.left:blob.left + columns] = blob.cover
+    x, y = blob.center
+    return cv2.warpAffine(canvas, np.float32([[1, 0, width / 2 - x], [0, 1, height / 2 - y]]), (width, height))
 
 
 def figures(clips: list[Clip]) -> dict:
     """Means over clips, and per frame."""
-    psnr, kept = np.stack([clip.psnr for clip in clips]), np.stack([clip.kept for clip in clips])
+    psnr, kept, overlap = (np.stack([getattr(clip, name) for clip in clips]) for name in ("psnr", "kept", "overlap"))
     return {"clips": len(clips), "psnr": float(psnr.mean()), "kept": float(kept.mean()),
+            "overlap": float(overlap.mean()),
             "dynamic_degree": float(np.mean([clip.dynamic for clip in clips])),
             "motion": float(np.mean([clip.motion for clip in clips])),
             "psnr_by_frame": psnr.mean(0).round(2).tolist(), "kept_by_frame": kept.mean(0).round(3).tolist()}
@@ -81,9 +107,16 @@ def matched(first: list[Clip], second: list[Clip]) -> dict:
     if not pairs:
         return {}
     ours, theirs = (figures(list(side)) for side in zip(*pairs, strict=True))
-    wins = np.mean([np.sign(a.psnr[1:].mean() - b.psnr[1:].mean()) for a, b in pairs])
+    wins = {name: share_ahead([(getattr(a, name)[1:].mean(), getattr(b, name)[1:].mean()) for a, b in pairs])
+            for name in ("psnr", "overlap")}
     return {"first": ours, "second": theirs, "psnr_gain": ours["psnr"] - theirs["psnr"],
-            "kept_gain": ours["kept"] - theirs["kept"], "share_of_pairs_nearer": float((wins + 1) / 2)}
+            "kept_gain": ours["kept"] - theirs["kept"], "overlap_gain": ours["overlap"] - theirs["overlap"],
+            "share_of_pairs_nearer": wins["psnr"], "share_of_pairs_more_alike": wins["overlap"]}
+
+
+def share_ahead(pairs: list[tuple[float, float]]) -> float:
+    """Share of pairs whose first value is the larger one; a tie counts half."""
+    return float(np.mean([(np.sign(a - b) + 1) / 2 for a, b in pairs]))
 
 
 def compare(variants: dict, clips: int, batch: int, seed: int) -> dict:
