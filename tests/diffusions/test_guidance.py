@@ -74,12 +74,26 @@ def test_half_precision_outputs_are_combined_in_full():
     torch.testing.assert_close(out, u.float() + 9 * (y.float() - u.float()))
 
 
-def test_gaussian_process_runs_one_branch_at_scale_one():
+def test_only_the_conditional_branch_runs_at_scale_one():
+    *pair, _ = PAIRS["same form"]
     network = Recorder()
-    diffusion = GaussianDiffusion(sigma_schedule("cosine", 50), "v")
-    pair = PAIRS["same form"][:2]
-    diffusion.denoise(randn(*SHAPE), torch.tensor([20, 30]), None, network, pair, guide_scale=1.0)
+    GaussianDiffusion(sigma_schedule("cosine", 50), "v").denoise(randn(*SHAPE), torch.tensor([20, 30]), None, network,
+                                                                 pair, guide_scale=1.0)
     assert len(network.calls) == 1
+    diffusion, samples = DiffusionDDIM("cosine", {"num_timesteps": 50}, "v", "fixed_small"), []
+    for conditions, scale in ((pair, 1.0), (pair[0], None)):
+        network = Recorder()
+        samples.append(diffusion.ddim_sample_loop(randn(*SHAPE), network, conditions, guide_scale=scale,
+                                                  ddim_timesteps=5))
+        assert len(network.calls) == 5
+    assert torch.equal(*samples)
+
+
+@pytest.mark.parametrize(("text", "image", "alone"), [(1.0, 1.0, True), (1.0, 2.0, False), (2.0, 1.0, False)])
+def test_text_and_picture_both_at_scale_one_run_one_branch(text, image, alone):
+    network = Recorder()
+    prepare(network, [{"y": randn(2, 3)}] * 3, TwoWayGuidance(text, image=image), batch=2)(randn(*SHAPE), torch.ones(2))
+    assert len(network.calls) == (1 if alone else 3)
 
 
 @pytest.mark.parametrize(("model_kwargs", "scale"), [({"y": None}, 3.0), ([{}, {}], None), (None, 3.0)])

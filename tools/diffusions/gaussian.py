@@ -2,7 +2,7 @@
 import torch
 
 from tools.diffusions import dpm_solver
-from tools.diffusions.guidance import Guidance, conditional_kwargs, prepare
+from tools.diffusions.guidance import Guidance, prepare
 from tools.diffusions.options import check_choice
 from tools.diffusions.predictions import eps_from_x0, restrict_x0, v_from_x0, x0_from_eps, x0_from_v
 from tools.diffusions.samplers import batch_of, randn_like, run_steps
@@ -84,8 +84,6 @@ class GaussianDiffusion:
         return mean, variance, torch.log(variance).clamp(-20, 20), x0, eps
 
     def _guided(self, model, model_kwargs, guide_scale, guide_rescale, batch, batched=False):
-        if guide_scale == 1:
-            model_kwargs, guide_scale = conditional_kwargs(model_kwargs), None
         guidance = None if guide_scale is None else Guidance(guide_scale, guide_rescale)
         return prepare(model, model_kwargs, guidance, batch=batch, batched=batched)
 

@@ -30,6 +30,11 @@ class Guidance:
 
     branches = 2  # no field: how many outputs `combine` takes
 
+    @property
+    def without_effect(self) -> bool:
+        """Whether `combine` would return the conditional output, so that the other branches need not be run."""
+        return not isinstance(self.scale, torch.Tensor) and self.scale == 1
+
     def combine(self, *outputs: torch.Tensor) -> torch.Tensor:
         """Guided output from the branches' outputs [B, C_out, ...]: conditional first, unconditional last."""
         y = outputs[0]
@@ -61,6 +66,10 @@ class TwoWayGuidance(Guidance):
 
     image: float = 1.0
     branches = 3
+
+    @property
+    def without_effect(self) -> bool:
+        return super().without_effect and self.image == 1
 
     def guided(self, y: torch.Tensor, i: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """y: text and picture, i: picture alone, u: neither."""
@@ -111,7 +120,7 @@ def prepare(model: Model, model_kwargs: Kwargs | Sequence[Kwargs] | None, guidan
         model: called `model(x_t, t, **kwargs)`.
         model_kwargs: keyword arguments, or when `guidance` is given one set for each of its branches: [conditional,
             unconditional], or [text and picture, picture, neither] for `TwoWayGuidance`.
-        guidance: None for a plain call.
+        guidance: None for a plain call; so is one without effect.
         batch: samples in x_t.
         batched: run all branches in one forward of a larger batch; one forward each (conditional first) when the
             branches cannot be joined.
@@ -119,6 +128,8 @@ def prepare(model: Model, model_kwargs: Kwargs | Sequence[Kwargs] | None, guidan
     Raises:
         ValueError: guidance without as many keyword arguments as it has branches, or several sets without guidance.
     """
+    if guidance is not None and guidance.without_effect:
+        model_kwargs, guidance = conditional_kwargs(model_kwargs), None
     if guidance is None:
         if isinstance(model_kwargs, Sequence):
             raise ValueError("a pair of model_kwargs needs guide_scale")
