@@ -1,12 +1,13 @@
 """The measures of steering: full marks for the clip itself, none for another one; captions as the check asks."""
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from tools.benchmarks import text_free
 from tools.benchmarks.steering import CHECKS, fresh, run_check
-from tools.benchmarks.text_free import gap_closed
 from tools.registry import load_components
 from tools.world.vocabulary import parse_caption
 
@@ -58,5 +59,20 @@ def test_captions_say_what_the_clip_shows_or_the_contrary(name):
 
 
 def test_the_gap_is_measured_between_the_two_others():
-    assert gap_closed(0.2, 0.5, 0.8) == pytest.approx(0.5)
-    assert np.isnan(gap_closed(0.5, 0.6, 0.5))
+    assert text_free.gap_closed(0.2, 0.5, 0.8) == pytest.approx(0.5)
+    assert np.isnan(text_free.gap_closed(0.5, 0.6, 0.5))
+
+
+def test_every_network_is_sampled_by_its_own_configuration(monkeypatch, tmp_path, capsys):
+    (tmp_path / "x.yaml").write_text("TASK_TYPE: inference_tft2v_entrance\nguide_scale: 3\n")
+    moving, told = {"a": 0.1, "b": 0.4, "c": 0.9}, {}
+
+    def measured(cfg, *_):
+        told[cfg.test_model] = (cfg.picture_first, cfg.guide_scale)
+        return {"motion": moving[cfg.test_model]}
+
+    monkeypatch.setattr(text_free, "measure_videos", measured)
+    text_free.main(["--pictures", f"{tmp_path}/x.yaml test_model a", "--full", f"{tmp_path}/x.yaml test_model c",
+                    "--text-free", f"{tmp_path}/x.yaml test_model b picture_first true guide_scale 2"])
+    assert told == {"a": (False, 3), "b": (True, 2), "c": (False, 3)}
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"motion_gap_closed": 0.375}
