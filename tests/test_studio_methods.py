@@ -227,11 +227,12 @@ def customised(tiny, tmp_path):
 def test_adapters_are_picked_by_step_or_file_and_scaled(customised, tmp_path):
     studio, name = customised
     controls = {control.key: control for control in studio.controls(name)}
-    assert list(controls) == ["motion_adapter_index", "motion_adapter_path", "motion_adapter_scale"]
+    assert list(controls) == ["motion_adapter_index", "motion_adapter_path", "motion_adapter_scale",
+                              "motion_adapter_from"]
     cfg = studio.config(name)
     assert controls["motion_adapter_index"].options(cfg) == ("100", "200")
     assert studio.defaults(name).more == {"motion_adapter_index": "200", "motion_adapter_path": None,
-                                          "motion_adapter_scale": 1.0}
+                                          "motion_adapter_scale": 1.0, "motion_adapter_from": 0.0}
     mine = tmp_path / "mine.pth"
     mine.write_bytes((tmp_path / "runs/motion/checkpoints/adapter_00000100.pth").read_bytes())
     builds, build = [], studio.method(name).build

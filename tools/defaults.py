@@ -367,6 +367,8 @@ METHODS = {
     "motion_adapter_path": Key(str | None, None, "file of the motion adapter"),
     "identity_adapter_scale": Key(float, 1.0, "factor on what the subject adapter adds", minimum=0),
     "motion_adapter_scale": Key(float, 1.0, "factor on what the motion adapter adds", minimum=0),
+    "motion_adapter_from": Key(float, 0.0, "share of the noise levels, from the lowest, at which the motion adapter "
+                                           "rests; 0.2 keeps more of the subject", minimum=0),
     "test_data_dir": Key(str, "", "folder of the images in test_list_path"),
     "inverse_noise_strength": Key(float, 0.0, "share of the inverted clip's noise in the initial latents", minimum=0),
     "latents_path": Key(str | None, None, "latents to invert"),

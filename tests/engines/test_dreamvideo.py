@@ -187,6 +187,7 @@ def test_word_adapters_image_and_strength_all_have_a_say(trained):
     for name, changes in (("word", {"text_embedding_path": str(other)}),
                           ("earlier", {"identity_adapter_index": 0}), ("unmoved", {"motion_adapter_index": 0}),
                           ("less", {"identity_adapter_scale": 0.5}), ("still", {"motion_adapter_scale": 0}),
+                          ("resting", {"motion_adapter_from": 0.5}),
                           ("strength", {"appearance_guide_strength_cond": 3}),
                           ("offset", {"noise_strength": 0.0})):
         assert not np.array_equal(whole, frames_of(trained, name, **changes)), name

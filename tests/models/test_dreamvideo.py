@@ -85,6 +85,19 @@ def test_adapters_scaled_to_nothing_leave_the_base():
         assert torch.equal(unet(**call_inputs(), y_image=image()), whole)
 
 
+def test_motion_adapters_rest_below_a_timestep():
+    unet, inputs = small_unet(NAME, **IDENTITY, **MOTION), call_inputs()
+    with torch.no_grad():
+        moving = {t: unet(**inputs | {"t": torch.full((2,), t)}, y_image=image()) for t in (299, 300)}
+        unet.scale_adapters(motion=0)
+        still = {t: unet(**inputs | {"t": torch.full((2,), t)}, y_image=image()) for t in (299, 300)}
+        unet.scale_adapters(motion_from=300)
+        for t in (300, 299, 300):
+            expected = moving if t == 300 else still
+            assert torch.equal(unet(**inputs | {"t": torch.full((2,), t)}, y_image=image()), expected[t])
+    assert not torch.equal(moving[299], still[299])
+
+
 def test_an_adapter_keeps_what_it_is_told_out_of_its_residual():
     adapter, x = Adapter(8, condition_dim=CONTEXT), rand("x", 6, 2, 8)
     told = Appearance(image())

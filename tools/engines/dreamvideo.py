@@ -253,7 +253,9 @@ class DreamVideo(TextToVideo):
 
     def sample_latents(self, batch: dict, generators: list, progress=None) -> Tensor:
         if hasattr(self.model, "scale_adapters"):
-            self.model.scale_adapters(self.cfg.identity_adapter_scale, self.cfg.motion_adapter_scale)
+            cfg = self.cfg
+            self.model.scale_adapters(cfg.identity_adapter_scale, cfg.motion_adapter_scale,
+                                      cfg.motion_adapter_from * self.diffusion.num_timesteps)
         return super().sample_latents(batch, generators, progress)
 
     @functools.cached_property

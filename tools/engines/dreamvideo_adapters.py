@@ -97,5 +97,7 @@ def _controls_of(kind: str) -> tuple[Control, ...]:
 
 # Files come after steps: who gives a file means that file.
 CONTROLS = (*_controls_of("identity"), *_controls_of("motion"),
+            Control("motion_adapter_from", "noise below which the motion rests", step=0.05,
+                    where=lambda cfg: has_adapters(cfg, "motion")),
             Control("appearance_guide_strength_cond", "appearance", maximum=2, step=0.05,
                     where=lambda cfg: cfg.use_clip_adapter_condition))

@@ -60,6 +60,8 @@ class Adapter(Remembers):
 
     def forward(self, x: Tensor, guide: Appearance | None = None) -> Tensor:
         """x [(b ...), tokens, dim]; of a guide's frames there are one or as many as tokens."""
+        if not self.scale:
+            return x
         seen = x if guide is None or self.condition_linear is None else self._guided(x, guide)
         return x + self.scale * self.up_linear(gelu(self.down_linear(seen)))
 
@@ -176,6 +178,7 @@ class UNetSD_DreamVideo(UNetSD_T2VBase):
                                              unplaced_adapter, temporal_adapter_hidden_dim,
                                              temporal_adapter_condition_dim)
         super().__init__(**options)
+        self.scale_adapters()
 
     def spatial_transformer(self, channels: int) -> nn.Module:
         return SpatialTransformer(channels, channels // self.head_dim, self.head_dim, context_dim=self.context_dim,
@@ -185,12 +188,21 @@ class UNetSD_DreamVideo(UNetSD_T2VBase):
         return AdaptedTemporalTransformer(channels, heads, self.head_dim, use_image_dataset=self.use_image_dataset,
                                           block=_block(self.motion_plan))
 
-    def scale_adapters(self, identity: float = 1.0, motion: float = 1.0) -> None:
-        """Weaken (below 1) or exaggerate what the adapters of either kind add."""
+    def scale_adapters(self, identity: float = 1.0, motion: float = 1.0, motion_from: float = 0.0) -> None:
+        """Weaken (below 1) or exaggerate what the adapters of either kind add.
+
+        motion_from: timestep below which the motion adapters rest. Where a thing goes is settled at much noise; what it
+        looks like, of which motion adapters know little, at the end.
+        """
+        self.motion_scale, self.motion_from = motion, motion_from
+        self._scale(SpatialTransformer, identity)
+        self._scale(TemporalTransformer, motion)
+
+    def _scale(self, kind: type[nn.Module], factor: float) -> None:
         for module in self.modules():
-            if isinstance(module, SpatialTransformer | TemporalTransformer):
+            if isinstance(module, kind):
                 for adapter in (part for part in module.modules() if isinstance(part, Adapter)):
-                    adapter.scale = identity if isinstance(module, SpatialTransformer) else motion
+                    adapter.scale = factor
 
     def run_layer(self, layer: nn.Module, x: Tensor, signals: Signals, size: tuple[int, int] | None = None) -> Tensor:
         if isinstance(layer, AdaptedTemporalTransformer):
@@ -219,6 +231,8 @@ class UNetSD_DreamVideo(UNetSD_T2VBase):
         if y_image is not None and y_image.shape[1] not in (1, x.shape[2]):
             raise UserError(f"UNetSD_DreamVideo: y_image has {y_image.shape[1]} vectors for {x.shape[2]} frames; "
                             "give one, or one per frame")
+        if self.motion_from:
+            self._scale(TemporalTransformer, self.motion_scale if (t >= self.motion_from).all() else 0.0)
         guide = None if y_image is None else Appearance(y_image, ag_strength)
         return self.backbone(x, self.embed(t, fps), self.text_or_null(y, x.shape[0]), guide=guide)
 
