@@ -98,8 +98,7 @@ class HiGen(TextToVideo):
         cfg, video = self.cfg, batch["video"]
         if video.shape[1] == 1:
             return {}
-        mean, std = (video.new_tensor(v).view(3, 1, 1) for v in (cfg.mean, cfg.std))
-        pixels = (video * std + mean).clamp(0, 1)
+        pixels = self.unit_range(video)
         with self.runtime.full_precision():
             vectors = frame_vectors(self.embedder, pixels, cfg.vit_mean, cfg.vit_std, cfg.vit_resolution,
                                     cfg.chunk_size)

@@ -252,6 +252,11 @@ class LatentDiffusion(Engine):
         """Scaled latents [B, c, F, h, w] to pixels [B, 3, F, H, W] in [-1, 1]."""
         return decode_video(self.autoencoder, latents, self.cfg.scale_factor, self.cfg.decoder_bs)
 
+    def unit_range(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Normalised pixels [..., 3, H, W] in 0..1."""
+        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.cfg.mean, self.cfg.std))
+        return (pixels * std + mean).clamp(0, 1)
+
     def frame_rates(self, batch: dict) -> torch.Tensor:
         """[B] frames per second that the clips have (training) or are asked for (sampling)."""
         if "fps" in batch:

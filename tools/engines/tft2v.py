@@ -82,11 +82,6 @@ class TextFreeToVideo(TextToVideo):
         shown = self.shown({"vit_frame": pictures, "local_image": pixels}, self.cfg.max_frames)
         return negative | shown, negative
 
-    def unit_range(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Normalised pictures [B, 3, H, W] in 0..1."""
-        mean, std = (pictures.new_tensor(values).view(3, 1, 1) for values in (self.cfg.mean, self.cfg.std))
-        return (pictures * std + mean).clamp(0, 1)
-
     # Training.
 
     @property

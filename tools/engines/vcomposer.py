@@ -171,10 +171,9 @@ class VideoComposer(TextToVideo):
 
     def clip_of(self, video: torch.Tensor) -> Clip:
         """A training clip from normalised pixels [F, 3, H, W], with a mask of its own."""
-        mean, std = (video.new_tensor(v).view(3, 1, 1) for v in (self.cfg.mean, self.cfg.std))
         draws = RandomDraws(torch.Generator().manual_seed(int(torch.randint(2**62, ()))))
         mask = torch.from_numpy(draws.mask(video.shape[3], video.shape[2]))[None, None]
-        return Clip(len(video), (video * std + mean).clamp(0, 1), mask=mask)
+        return Clip(len(video), self.unit_range(video), mask=mask)
 
     # Sampling.
 
