@@ -15,7 +15,7 @@ def clip(travel: float, hue: float, color: str = "red") -> np.ndarray:
 
 
 @pytest.mark.parametrize("travel", [0.05, 0.2, 0.4])
-@pytest.mark.parametrize("hue", [0, 45, 120])
+@pytest.mark.parametrize("hue", [-45, 0, 45, 120])
 def test_travel_and_hue_are_read_apart_from_each_other(travel, hue):
     seen_travel, seen_hue = travel_and_hue(clip(travel, hue))
     assert seen_travel == pytest.approx(travel, abs=0.02)

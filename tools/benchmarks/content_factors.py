@@ -5,7 +5,8 @@
 For every factor, videos of the same fresh prompts and noise (`--seed`, which no training run uses):
 
     travel    how far the object goes during the clip, in shorter sides of the frame
-    hue       how far its colour goes around the colour circle, in degrees
+    hue       how far its colour goes around the colour circle, in degrees; positive from red by way of yellow, as all
+              colours of training turn, so that what flickers either way averages out
     dynamic   share of clips that move at all
 
 `monotonic` says whether the mean rises with every step of its own dial; `leak` is how much the other measure changes
@@ -36,7 +37,7 @@ def travel_and_hue(video) -> tuple[float, float]:
     centers = np.array([blob.center for blob in blobs.values()])
     hues = np.unwrap([hue(blob.rgb) for blob in blobs.values()], period=360)
     (x, y, turn), _ = np.polyfit(times, np.column_stack([centers, hues]), 1)
-    return float(np.hypot(x, y)) / min(video.shape[1:3]), abs(float(turn))
+    return float(np.hypot(x, y)) / min(video.shape[1:3]), float(turn)
 
 
 def prompts(cfg, clips: int, seed: int) -> list:
