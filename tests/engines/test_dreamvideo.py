@@ -210,6 +210,7 @@ def test_noise_may_be_led_by_the_training_clip(trained):
     ({"motion_adapter_index": None}, ["adapter entries that no adapter file holds"]),
     ({"text_embedding_path": None}, ["text_embedding_path is not set"]),
     ({"inverse_noise_strength": 1.5}, ["inverse_noise_strength must lie in 0..1"]),
+    ({"motion_adapter_from": 200}, ["motion_adapter_from must lie in 0..1, not 200"]),
     ({"inverse_noise_strength": 0.5}, ["needs latents_path"]),
 ])
 def test_sampling_refuses(trained, changes, words):

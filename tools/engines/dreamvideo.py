@@ -200,8 +200,9 @@ class DreamVideo(TextToVideo):
                 raise UserError("cache_latents keeps neither masks nor the names of clips; set cache_latents 0, or "
                                 "use_mask_diffusion and save_latents false")
             return
-        if not 0 <= cfg.inverse_noise_strength <= 1:
-            raise UserError(f"inverse_noise_strength must lie in 0..1, not {cfg.inverse_noise_strength}")
+        for key in ("inverse_noise_strength", "motion_adapter_from"):
+            if not 0 <= cfg[key] <= 1:
+                raise UserError(f"{key} must lie in 0..1, not {cfg[key]}")
         if cfg.inverse_noise_strength and not cfg.latents_path:
             raise UserError("inverse_noise_strength needs latents_path, a file that training with save_latents wrote")
         for _, path in adapter_files(self.cfg):
